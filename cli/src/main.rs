@@ -1,0 +1,3 @@
+//! `qimg`: the command over the `qcow2` and `hbitmap` crates.
+
+fn main() {}

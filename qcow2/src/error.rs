@@ -1,0 +1,87 @@
+//! The crate's one error type. Four families matter to a caller: the I/O failed,
+//! this is not the format, it is valid but not supported, it is corrupt; and the
+//! fifth, that the request itself cannot be met.
+
+use std::io;
+
+use crate::addr::HostOffset;
+
+/// What this crate's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation on an image failed. `Display` says one sentence; a cause is
+/// in `source()`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a read, write, sync or open.
+    #[error("{action} failed")]
+    Io {
+        /// What was being done, such as `"reading the L1 table at 0x30000"`.
+        action: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The bytes are not a qcow2 image at all.
+    #[error("Image is not in qcow2 format")]
+    NotQcow2,
+
+    /// Valid by the spec, beyond what this crate handles.
+    #[error("{0}")]
+    Unsupported(String),
+
+    /// A structure of the image breaks the spec.
+    #[error("{structure} at {offset:#x}: found {found}, allowed is {allowed}")]
+    Corrupt {
+        /// The structure in the spec's words, such as `"bitmap directory entry 3"`.
+        structure: String,
+        /// Where in the image file it stands.
+        offset: HostOffset,
+        /// What was found.
+        found: String,
+        /// What the spec or the limit allows.
+        allowed: String,
+    },
+
+    /// Another process holds a lock that excludes this use.
+    #[error("Failed to get {permission} lock{}", holder.as_deref().map(|h| format!(" (held by {h})")).unwrap_or_default())]
+    Locked {
+        /// QEMU's name of the permission: `"write"`, `shared "write"`, …
+        permission: String,
+        /// The holder's process id and name where they can be told.
+        holder: Option<String>,
+    },
+
+    /// The request can't be met; the text says why. Nothing was written.
+    #[error("{0}")]
+    Refused(String),
+
+    /// An operation of the bitmap crate was refused.
+    #[error("{0}")]
+    Bitmap(String),
+}
+
+impl Error {
+    /// Wraps an I/O error with what was being done.
+    pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+
+    /// A structure that breaks the spec.
+    pub fn corrupt(
+        structure: impl Into<String>,
+        offset: HostOffset,
+        found: impl Into<String>,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self::Corrupt {
+            structure: structure.into(),
+            offset,
+            found: found.into(),
+            allowed: allowed.into(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! [`Storage`]: what an image needs from the thing that holds its bytes.
+
+use std::{fmt, io, ops::Range};
+
+use positioned_io::ReadAt;
+
+/// Positioned reads (from [`ReadAt`]) plus shared positioned writes, syncs and
+/// the few things beyond them that an image needs.
+///
+/// Writes take `&self`, as `pwrite` does, so that many threads can write through
+/// one handle; that is why this is not `positioned_io::WriteAt`, which wants
+/// `&mut self`.
+pub trait Storage: ReadAt + fmt::Debug + Send + Sync {
+    /// Bytes that can be read, of a block device too.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Writes all of `data` at `offset`; a regular file grows as needed.
+    fn write_all_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Returns when everything written so far is on stable storage.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Sets the length; new bytes read as zeros. A block device refuses any
+    /// length beyond its own and ignores shorter ones.
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+
+    /// Makes `range` read as zeros, allocated or not.
+    fn zero(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Gives the range's space back where that can be done; afterwards it reads
+    /// as zeros if this returns `Ok`.
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Whether writing past the end makes it longer (false for block devices).
+    fn can_grow(&self) -> bool;
+
+    /// Bytes that the storage really takes up (`st_blocks × 512`; 0 for block devices).
+    fn allocated_bytes(&self) -> io::Result<u64>;
+
+    /// Reads `out.len()` bytes at `offset`; what lies past the end reads as zeros,
+    /// as it does for QEMU.
+    fn read_padded(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.read_at(offset.saturating_add(done as u64), rest) {
+                Ok(0) => {
+                    rest.fill(0);
+                    break;
+                }
+                Ok(read) => done += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
