@@ -48,7 +48,7 @@ impl HBitmap {
                 Slot::Empty => repeat(at..end.next_multiple_of(64), &zeros, &mut take),
                 Slot::Full => {
                     repeat(at..end / 64 * 64, &ones, &mut take);
-                    if end % 64 != 0 {
+                    if !end.is_multiple_of(64) {
                         #[allow(clippy::cast_possible_truncation, reason = "below 64")]
                         take(&kernel::low_mask((end % 64) as u32).to_le_bytes());
                     }

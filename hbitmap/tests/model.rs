@@ -1,4 +1,10 @@
 //! Every operation against the plainest model there is: a list of booleans.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 use std::ops::Range;
 
@@ -297,7 +303,7 @@ fn compare_part(bitmap: &HBitmap, model: &Model, range: Range<u64>, max: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Any sequence of operations leaves what it leaves in the model.
     #[test]

@@ -145,9 +145,4 @@ impl DensePool {
     pub(crate) fn used(&self) -> usize {
         self.slabs.iter().map(|s| s.live).sum()
     }
-
-    /// Bytes of the slabs, touched or not.
-    pub(crate) fn allocated_bytes(&self) -> usize {
-        self.slabs.iter().map(|s| s.words.len() * 8).sum()
-    }
 }

@@ -1,6 +1,6 @@
 //! Changing a range of bits: set, clear, load. One walk for all of them.
 
-use super::kernel::{self, PAGE_BITS, PAGE_WORDS};
+use super::kernel::{self, PAGE_WORDS};
 use super::node::Slot;
 use super::pages::Pages;
 use super::{Tree, span_bits};
@@ -141,13 +141,5 @@ impl Tree {
             }
         }
         self.close(id, level, base)
-    }
-
-    /// Puts a page in place of the empty one at `base`. For building a tree from parts.
-    pub(crate) fn load_page(&mut self, base: u64, words: &[u64; PAGE_WORDS]) {
-        let mut bytes = [0; PAGE_WORDS * 8];
-        kernel::words_to_le(&mut bytes, words);
-        let hi = self.len.min(base + (1 << PAGE_BITS));
-        self.load(base, hi, &bytes);
     }
 }

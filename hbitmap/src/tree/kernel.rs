@@ -87,6 +87,11 @@ pub(crate) fn nonzero_words(words: &PageWords, limit: usize) -> usize {
     n
 }
 
+/// Non-zero words.
+pub(crate) fn nonzero(words: &PageWords) -> u32 {
+    words.iter().map(|w| u32::from(*w != 0)).sum()
+}
+
 /// Little-endian bytes to words. Bytes that are missing at the end count as zero.
 #[inline]
 pub(crate) fn words_from_le(dst: &mut [u64], src: &[u8]) {

@@ -13,6 +13,7 @@
     reason = "places in pages and nodes are below 512 and 64 by construction, and these loops are what the crate's speed is"
 )]
 
+mod build;
 mod dense;
 mod edit;
 pub(crate) mod kernel;
@@ -85,11 +86,6 @@ impl Tree {
     #[inline]
     pub(crate) fn node(&self, id: u32) -> &Node {
         self.nodes.get(id)
-    }
-
-    #[inline]
-    pub(crate) const fn pages(&self) -> &Pages {
-        &self.pages
     }
 
     pub(crate) const fn is_full(&self) -> bool {
@@ -260,3 +256,6 @@ const fn height_for(len: u64) -> u32 {
     }
     height
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,12 +68,6 @@ impl Pages {
         }
     }
 
-    pub(crate) fn remove_slot(&mut self, slot: Slot) {
-        if let Slot::At(id) = slot {
-            self.remove(id);
-        }
-    }
-
     /// A copy of a page of `from`.
     #[inline]
     pub(crate) fn copy(&mut self, from: &Self, id: u32) -> u32 {
