@@ -1,0 +1,11 @@
+//! The `a=b,c=d` language of `-o`, `--image-opts` and `--object`.
+
+mod image;
+mod keyval;
+mod object;
+mod schema;
+
+pub(crate) use image::{ImageSpec, Reference, SpecError};
+pub(crate) use keyval::{Pair, asks_for_help, is_list, split};
+pub(crate) use object::{Secret, add_secret};
+pub(crate) use schema::{Item, Kind, Schema, Value, Values};

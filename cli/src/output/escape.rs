@@ -1,0 +1,60 @@
+//! Names out of an image made fit to print.
+
+use std::{borrow::Cow, fmt};
+
+/// Displays bytes for people: valid UTF-8 as it is, control characters (also the C1 set
+/// and the bidirectional overrides, with which a name can pose as another line) as `\n`,
+/// `\x1b` or `\u{202e}`, other bytes as `\xff`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\n' => f.write_str("\\n")?,
+                    '\r' => f.write_str("\\r")?,
+                    '\t' => f.write_str("\\t")?,
+                    c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
+                    c if c.is_control() || is_override(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                    c => fmt::Write::write_char(f, c)?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_override(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` with [`Escaped`] applied; borrows where nothing changes.
+pub(crate) fn escape_control(text: &str) -> Cow<'_, str> {
+    if text.chars().any(|c| c.is_control() || is_override(c)) {
+        Cow::Owned(Escaped(text.as_bytes()).to_string())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_move_the_cursor_or_fake_a_line() {
+        let name = b"a\nb\x1b[31m\x7f\xff\xe2\x80\xae\xc2\x9b \xc3\xa9\\";
+        let shown = Escaped(name).to_string();
+        assert_eq!(shown, "a\\nb\\x1b[31m\\x7f\\xff\\u{202e}\\u{9b} é\\");
+    }
+
+    #[test]
+    fn plain_text_is_left_alone() {
+        assert!(matches!(escape_control("näme €"), Cow::Borrowed("näme €")));
+    }
+}
