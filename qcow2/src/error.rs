@@ -24,6 +24,15 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A file can't be opened or made, or is of a kind that holds no image.
+    #[error("{message}")]
+    Open {
+        /// The whole sentence, in qemu-img's words.
+        message: String,
+        /// The kind of the system's refusal; `InvalidInput` for an odd kind of file.
+        kind: io::ErrorKind,
+    },
+
     /// The bytes are not a qcow2 image at all.
     #[error("Image is not in qcow2 format")]
     NotQcow2,
@@ -68,6 +77,11 @@ impl Error {
     pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
+    }
+
+    /// A file that can't be opened or made.
+    pub(crate) fn open(message: String, kind: io::ErrorKind) -> Self {
+        Self::Open { message, kind }
     }
 
     /// A structure that breaks the spec.

@@ -1,5 +1,20 @@
 //! Where an image's bytes live: files, block devices, memory.
+//!
+//! - [`Storage`]: what an image needs from the thing that holds its bytes;
+//! - [`FileStorage`]: regular files and block devices, opened carefully ([`open_file`]);
+//! - [`lock`]: QEMU's byte locks, by which its tools and ours keep out of each
+//!   other's way;
+//! - [`memory`] (feature `test-util`): storage that records, fails and forgets.
 
+mod file;
+mod holder;
+pub mod lock;
+//#[cfg(any(test, feature = "test-util"))]
+//pub mod memory;
+mod open_file;
 mod storage;
 
+pub use file::FileStorage;
+pub use lock::{LockMode, Locking, writer_present};
+pub use open_file::{Access, reason};
 pub use storage::Storage;
