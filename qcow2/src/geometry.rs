@@ -30,11 +30,7 @@ impl Geometry {
         {
             return None;
         }
-        Some(Self {
-            cluster_bits,
-            refcount_order,
-            extended_l2,
-        })
+        Some(Self { cluster_bits, refcount_order, extended_l2 })
     }
 
     /// log2 of the cluster size.
@@ -153,9 +149,6 @@ mod tests {
         assert!(Geometry::new(16, 7, false).is_none());
         assert!(Geometry::new(13, 4, true).is_none());
         assert_eq!(Geometry::new(14, 6, true).unwrap().refcount_max(), u64::MAX);
-        assert_eq!(
-            Geometry::new(9, 0, false).unwrap().refcount_block_entries(),
-            4096
-        );
+        assert_eq!(Geometry::new(9, 0, false).unwrap().refcount_block_entries(), 4096);
     }
 }

@@ -9,8 +9,8 @@
 mod file;
 mod holder;
 pub mod lock;
-//#[cfg(any(test, feature = "test-util"))]
-//pub mod memory;
+#[cfg(any(test, feature = "test-util"))]
+pub mod memory;
 mod open_file;
 mod storage;
 

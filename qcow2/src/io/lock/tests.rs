@@ -173,6 +173,7 @@ fn a_reading_qemu_lets_readers_in_and_keeps_writers_out() {
     scratch.open(LockMode::Info).unwrap();
     let reader = scratch.open(LockMode::Read).unwrap();
     assert!(!reader.writer_present().unwrap());
+    drop(reader);
     assert_eq!(
         permission(scratch.open(LockMode::ReadWrite), "qemu-io"),
         r#""write""#
