@@ -54,6 +54,17 @@ pub enum Error {
         allowed: String,
     },
 
+    /// The header can't be used. The sentence is QEMU's for the same fault; field,
+    /// value and what is allowed are in `source`.
+    #[error("{message}")]
+    Header {
+        /// QEMU's words, such as `"Active L1 table too large"`.
+        message: String,
+        /// The [`Corrupt`](Self::Corrupt) error with the particulars.
+        #[source]
+        source: Box<Error>,
+    },
+
     /// Another process holds a lock that excludes this use.
     #[error("Failed to get {permission} lock{}", holder.as_deref().map(|h| format!(" (held by {h})")).unwrap_or_default())]
     Locked {

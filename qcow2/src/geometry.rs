@@ -30,7 +30,21 @@ impl Geometry {
         {
             return None;
         }
-        Some(Self { cluster_bits, refcount_order, extended_l2 })
+        Some(Self {
+            cluster_bits,
+            refcount_order,
+            extended_l2,
+        })
+    }
+
+    /// The nearest combination that is allowed; for numbers already checked it is exact.
+    pub(crate) fn clamped(cluster_bits: u32, refcount_order: u32, extended_l2: bool) -> Self {
+        let least = if extended_l2 { 14 } else { MIN_CLUSTER_BITS };
+        Self {
+            cluster_bits: cluster_bits.clamp(least, MAX_CLUSTER_BITS),
+            refcount_order: refcount_order.min(MAX_REFCOUNT_ORDER),
+            extended_l2,
+        }
     }
 
     /// log2 of the cluster size.
@@ -149,6 +163,9 @@ mod tests {
         assert!(Geometry::new(16, 7, false).is_none());
         assert!(Geometry::new(13, 4, true).is_none());
         assert_eq!(Geometry::new(14, 6, true).unwrap().refcount_max(), u64::MAX);
-        assert_eq!(Geometry::new(9, 0, false).unwrap().refcount_block_entries(), 4096);
+        assert_eq!(
+            Geometry::new(9, 0, false).unwrap().refcount_block_entries(),
+            4096
+        );
     }
 }
