@@ -1,0 +1,74 @@
+//! What the tests beside the real tools share: finding qemu-img, running it.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+/// A scratch directory to run qemu-img in; `None`, with the reason printed, where
+/// there is no qemu-img. With `QIMG_REQUIRE_QEMU=1` that is a failure.
+pub(crate) struct Qemu {
+    dir: TempDir,
+}
+
+impl Qemu {
+    /// Finds qemu-img and makes the scratch directory.
+    pub(crate) fn find() -> Option<Self> {
+        if let Err(error) = Command::new("qemu-img").arg("--version").output() {
+            let required = std::env::var_os("QIMG_REQUIRE_QEMU").is_some_and(|v| v == "1");
+            assert!(!required, "qemu-img is required and can't be run: {error}");
+            eprintln!("skipped: qemu-img can't be run: {error}");
+            return None;
+        }
+        Some(Self {
+            dir: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    /// A path in the scratch directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The bytes of a file in the scratch directory.
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// Runs qemu-img there with `line`, split at spaces, whatever it answers.
+    pub(crate) fn run(&self, line: &str) -> Output {
+        run(
+            self.dir.path(),
+            "qemu-img",
+            &line.split(' ').collect::<Vec<_>>(),
+        )
+    }
+
+    /// Runs qemu-img there; it must succeed.
+    pub(crate) fn img(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert!(output.status.success(), "qemu-img {line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs qemu-io there on `image` with one `-c` for each of `commands`.
+    pub(crate) fn io(&self, image: &str, commands: &[&str]) {
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command]));
+        args.push(image);
+        let output = run(self.dir.path(), "qemu-io", &args);
+        assert!(output.status.success(), "qemu-io {commands:?}: {output:?}");
+    }
+}
+
+fn run(dir: &Path, tool: &str, args: &[&str]) -> Output {
+    Command::new(tool)
+        .current_dir(dir)
+        .env("LC_ALL", "C")
+        .args(args)
+        .output()
+        .unwrap()
+}
