@@ -52,7 +52,7 @@ fn same_file(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// Whether a line such as `lock:	1: OFDLCK ADVISORY  READ -1 fe:00:1235 100 101`
+/// Whether a line such as `lock: 1: OFDLCK ADVISORY  READ -1 fe:00:1235 100 101`
 /// covers `byte`. The last field can be `EOF`.
 fn locks(line: &str, byte: u64) -> bool {
     let Some(lock) = line.strip_prefix("lock:") else {
