@@ -4,6 +4,7 @@ use core::iter::FusedIterator;
 use core::ops::Range;
 
 use crate::HBitmap;
+use crate::tree::Runs;
 
 impl HBitmap {
     /// The dirty ranges in bytes, ascending, none touching the next; the last one ends
@@ -16,9 +17,16 @@ impl HBitmap {
     /// The dirty ranges within a range, cut to it.
     #[must_use]
     pub fn ranges_in(&self, range: Range<u64>) -> Ranges<'_> {
+        let within = self.clip(range);
+        let bits = if within.is_empty() {
+            0..0
+        } else {
+            self.granularity().outwards(&within)
+        };
         Ranges {
-            bitmap: self,
-            left: self.clip(range),
+            runs: Runs::new(&self.tree, bits.start, bits.end),
+            shift: self.granularity().bits(),
+            within,
         }
     }
 }
@@ -35,17 +43,21 @@ impl<'a> IntoIterator for &'a HBitmap {
 /// The dirty ranges of a bitmap. See [`HBitmap::ranges`].
 #[derive(Clone, Debug)]
 pub struct Ranges<'a> {
-    bitmap: &'a HBitmap,
-    left: Range<u64>,
+    runs: Runs<'a>,
+    /// log2 of the granularity.
+    shift: u32,
+    /// What the ranges are cut to.
+    within: Range<u64>,
 }
 
 impl Iterator for Ranges<'_> {
     type Item = Range<u64>;
 
+    #[inline]
     fn next(&mut self) -> Option<Range<u64>> {
-        let found = self.bitmap.next_dirty_range(self.left.clone(), u64::MAX)?;
-        self.left.start = found.end;
-        Some(found)
+        let run = self.runs.next()?;
+        let start = (run.start << self.shift).max(self.within.start);
+        Some(start..(run.end << self.shift).min(self.within.end))
     }
 }
 

@@ -21,12 +21,14 @@ mod merge;
 pub(crate) mod node;
 pub(crate) mod pages;
 mod resize;
+mod runs;
 mod scan;
 mod sparse;
 
 use kernel::PAGE_BITS;
 use node::{Bits, Node, Pool, Slot};
 use pages::Pages;
+pub(crate) use runs::Runs;
 
 /// log2 of the children of a node.
 const FANOUT_BITS: u32 = 6;

@@ -138,10 +138,27 @@ fn compare(tree: &Tree, plain: &Plain) {
             .map(|w| u64::from(w.count_ones()))
             .sum::<u64>()
     );
+    runs(tree, plain, 0, plain.len);
     let mut bytes = vec![0xaa; plain.words.len() * 8];
     tree.store(0, tree.len(), &mut bytes);
     let words: Vec<u8> = plain.words.iter().flat_map(|w| w.to_le_bytes()).collect();
     assert!(bytes == words, "stored words differ");
+}
+
+/// The runs within `lo..hi` are maximal, in order, and hold exactly the set bits.
+fn runs(tree: &Tree, plain: &Plain, lo: u64, hi: u64) {
+    let mut next = Runs::new(tree, lo, hi);
+    let mut at = lo;
+    while at < hi {
+        let Some(start) = (at..hi).find(|b| plain.get(*b)) else {
+            break;
+        };
+        let end = (start..hi).find(|b| !plain.get(*b)).unwrap_or(hi);
+        assert_eq!(next.next(), Some(start..end), "{lo}..{hi}");
+        at = end;
+    }
+    assert_eq!(next.next(), None);
+    assert_eq!(next.next(), None);
 }
 
 /// What looking at `bit` says.
@@ -151,6 +168,8 @@ fn look(tree: &Tree, plain: &Plain, bit: u64) {
         return;
     }
     assert_eq!(tree.get(bit), plain.get(bit));
+    runs(tree, plain, bit, plain.len);
+    runs(tree, plain, bit / 2, bit);
     assert_eq!(tree.next_one(bit), (bit..plain.len).find(|b| plain.get(*b)));
     assert_eq!(
         tree.next_zero(bit),
