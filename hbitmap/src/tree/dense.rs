@@ -63,6 +63,17 @@ impl DensePool {
         &mut slab.as_chunks_mut::<PAGE_WORDS>().0[id as usize % SLAB_PAGES]
     }
 
+    /// The words of a page and their count.
+    #[inline]
+    pub(crate) fn page_mut(&mut self, id: u32) -> (&mut PageWords, &mut u32) {
+        let slab = &mut self.slabs[(id >> SLAB_SHIFT) as usize];
+        let place = id as usize % SLAB_PAGES;
+        (
+            &mut slab.words.as_chunks_mut::<PAGE_WORDS>().0[place],
+            &mut slab.counts[place],
+        )
+    }
+
     #[inline]
     pub(crate) fn count(&self, id: u32) -> u32 {
         self.slabs[(id >> SLAB_SHIFT) as usize].counts[id as usize % SLAB_PAGES]

@@ -1,6 +1,6 @@
 //! Changing a range of bits: set, clear, load. One walk for all of them.
 
-use super::kernel::{self, PAGE_WORDS};
+use super::kernel::{self, PAGE_BITS, PAGE_WORDS};
 use super::node::Slot;
 use super::pages::Pages;
 use super::{Tree, span_bits};
@@ -55,7 +55,20 @@ impl Edit for Load<'_> {
     fn page(&mut self, pages: &mut Pages, slot: Slot, at: PageRange) -> Slot {
         let start = ((at.base + u64::from(at.lo) - self.first) / 8) as usize;
         let bytes = &self.bytes[start..];
+        if at.lo == 0
+            && at.hi == 1 << PAGE_BITS
+            && let Some(page) = bytes.first_chunk()
+        {
+            return pages.load(slot, page);
+        }
         let (from, to) = (at.lo as usize / 64, at.hi.div_ceil(64) as usize);
+        if let Slot::At(id) = slot
+            && at.hi.is_multiple_of(64)
+            && let Some(bytes) = bytes.get(..(to - from) * 8)
+            && pages.load_in_place(id, at.valid, from, bytes).is_some()
+        {
+            return slot;
+        }
         let mut words = [0; PAGE_WORDS];
         if at.hi - at.lo != at.valid {
             pages.expand(slot, at.valid, &mut words);
@@ -70,8 +83,44 @@ impl Edit for Load<'_> {
 
 impl Tree {
     /// Sets the bits `lo..hi`, `lo <= hi <= len`.
+    #[inline]
     pub(crate) fn set(&mut self, lo: u64, hi: u64) {
+        if let Some(added) = self.set_in_place(lo, hi) {
+            self.count += u64::from(added);
+            return;
+        }
         self.edit(lo, hi, &mut Set);
+    }
+
+    /// Sets a range within a page that exists and stays as it is otherwise; the bits added.
+    #[inline]
+    fn set_in_place(&mut self, lo: u64, hi: u64) -> Option<u32> {
+        if lo >= hi || (lo ^ (hi - 1)) >> PAGE_BITS != 0 {
+            return None;
+        }
+        let mut slot = self.root;
+        for level in (0..self.height).rev() {
+            match slot {
+                Slot::Empty => return None,
+                Slot::Full => return Some(0),
+                Slot::At(id) => {
+                    slot = self
+                        .nodes
+                        .get(id)
+                        .slot((lo >> span_bits(level)) as u32 % 64);
+                }
+            }
+        }
+        let base = lo >> PAGE_BITS << PAGE_BITS;
+        let valid = self.valid(0, base) as u32;
+        match slot {
+            Slot::Empty => None,
+            Slot::Full => Some(0),
+            Slot::At(id) => {
+                self.pages
+                    .set_in_place(id, valid, (lo - base) as u32, (hi - base) as u32)
+            }
+        }
     }
 
     /// Clears the bits `lo..hi`, `lo <= hi <= len`.

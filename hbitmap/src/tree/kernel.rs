@@ -8,6 +8,8 @@ pub(crate) const PAGE_BITS: u32 = 15;
 
 /// The words of a page that is held in full.
 pub(crate) type PageWords = [u64; PAGE_WORDS];
+/// The linear form of a page.
+pub(crate) type PageBytes = [u8; PAGE_WORDS * 8];
 
 /// The bits `lo..hi` of a word, `0 <= lo < hi <= 64`.
 #[inline]
@@ -35,31 +37,144 @@ pub(crate) fn for_masks(lo: u32, hi: u32, mut each: impl FnMut(usize, u64)) {
     }
 }
 
+/// Words that are worked on side by side.
+const LANES: usize = 4;
+type Lanes = [u64; LANES];
+
+/// Adds three bits in each place: sum and carry.
+#[inline(always)]
+fn full_add(a: Lanes, b: Lanes, c: Lanes) -> (Lanes, Lanes) {
+    let (mut sum, mut carry) = ([0; LANES], [0; LANES]);
+    for i in 0..LANES {
+        let half = a[i] ^ b[i];
+        sum[i] = half ^ c[i];
+        carry[i] = (a[i] & b[i]) | (half & c[i]);
+    }
+    (sum, carry)
+}
+
+/// Set bits, added over the lanes.
+#[inline(always)]
+fn ones(lanes: Lanes) -> u32 {
+    lanes.iter().map(|w| w.count_ones()).sum()
+}
+
+/// Counts the set bits of a stream of lanes. Where there is no instruction to count
+/// bits, adding eight words bit by bit first (Harley and Seal) takes a third of the time
+/// that counting each would.
+#[derive(Clone, Copy)]
+struct Counter {
+    ones: Lanes,
+    twos: Lanes,
+    fours: Lanes,
+    eights: u32,
+}
+
+impl Counter {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self {
+            ones: [0; LANES],
+            twos: [0; LANES],
+            fours: [0; LANES],
+            eights: 0,
+        }
+    }
+
+    /// Adds eight lanes.
+    #[inline(always)]
+    fn add(&mut self, w: [Lanes; 8]) {
+        let (s, a) = full_add(self.ones, w[0], w[1]);
+        let (s, b) = full_add(s, w[2], w[3]);
+        let (t, x) = full_add(self.twos, a, b);
+        let (s, a) = full_add(s, w[4], w[5]);
+        let (s, b) = full_add(s, w[6], w[7]);
+        let (t, y) = full_add(t, a, b);
+        let (f, e) = full_add(self.fours, x, y);
+        (self.ones, self.twos, self.fours) = (s, t, f);
+        self.eights += ones(e);
+    }
+
+    #[inline(always)]
+    fn total(self) -> u32 {
+        8 * self.eights + 4 * ones(self.fours) + 2 * ones(self.twos) + ones(self.ones)
+    }
+}
+
+/// Words that [`Counter`] takes at once.
+const BLOCK: usize = 8 * LANES;
+
+/// The lanes of a block.
+#[inline(always)]
+fn lanes(block: &[u64; BLOCK]) -> [Lanes; 8] {
+    let mut out = [[0; LANES]; 8];
+    for (to, from) in out.iter_mut().zip(block.as_chunks::<LANES>().0) {
+        *to = *from;
+    }
+    out
+}
+
 /// Set bits in `words`.
 #[inline]
 pub(crate) fn count(words: &[u64]) -> u32 {
-    words.iter().map(|w| w.count_ones()).sum()
+    let (blocks, rest) = words.as_chunks::<BLOCK>();
+    let mut counter = Counter::new();
+    for block in blocks {
+        counter.add(lanes(block));
+    }
+    counter.total() + rest.iter().map(|w| w.count_ones()).sum::<u32>()
+}
+
+/// Set bits in the bytes of a page.
+#[inline]
+pub(crate) fn count_le(bytes: &PageBytes) -> u32 {
+    let mut counter = Counter::new();
+    for block in bytes.as_chunks::<{ BLOCK * 8 }>().0 {
+        let mut words = [0; BLOCK];
+        for (to, from) in words.iter_mut().zip(block.as_chunks::<8>().0) {
+            *to = u64::from_le_bytes(*from);
+        }
+        counter.add(lanes(&words));
+    }
+    counter.total()
 }
 
 /// `dst |= src`; the set bits that `dst` has then.
 #[inline]
 pub(crate) fn or_count(dst: &mut PageWords, src: &PageWords) -> u32 {
-    let mut n = 0;
-    for (d, s) in dst.iter_mut().zip(src) {
-        *d |= s;
-        n += d.count_ones();
+    let mut counter = Counter::new();
+    let blocks = dst.as_chunks_mut::<BLOCK>().0.iter_mut();
+    for (d, s) in blocks.zip(src.as_chunks::<BLOCK>().0) {
+        for (d, s) in d.iter_mut().zip(s) {
+            *d |= s;
+        }
+        counter.add(lanes(d));
     }
-    n
+    counter.total()
 }
 
-/// Sets the bits `lo..hi`; how many were clear.
+/// Sets the bits `lo..hi`, which are some; how many were clear.
 #[inline]
 pub(crate) fn set_bits(words: &mut PageWords, lo: u32, hi: u32) -> u32 {
-    let mut added = 0;
-    for_masks(lo, hi, |w, m| {
-        added += (m & !words[w]).count_ones();
-        words[w] |= m;
-    });
+    let (first, last) = (lo as usize / 64, (hi as usize - 1) / 64);
+    let (head, tail) = (mask(lo % 64, 64), mask(0, (hi - 1) % 64 + 1));
+    if first == last {
+        return or_word(&mut words[first], head & tail);
+    }
+    let mut added = or_word(&mut words[first], head) + or_word(&mut words[last], tail);
+    let between = &mut words[first + 1..last];
+    if !between.is_empty() {
+        added += between.len() as u32 * 64 - count(between);
+        between.fill(u64::MAX);
+    }
+    added
+}
+
+/// Sets bits of a word; how many were clear.
+#[inline]
+pub(crate) fn or_word(word: &mut u64, bits: u64) -> u32 {
+    let added = (bits & !*word).count_ones();
+    *word |= bits;
     added
 }
 
@@ -80,6 +195,24 @@ pub(crate) fn nonzero_words(words: &PageWords, limit: usize) -> usize {
     let mut n = 0;
     for block in words.as_chunks::<64>().0 {
         n += block.iter().filter(|w| **w != 0).count();
+        if n > limit {
+            break;
+        }
+    }
+    n
+}
+
+/// As [`nonzero_words`], for the linear form of a page.
+#[inline]
+pub(crate) fn nonzero_le(bytes: &PageBytes, limit: usize) -> usize {
+    let mut n = 0;
+    for block in bytes.as_chunks::<512>().0 {
+        n += block
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .filter(|w| **w != [0; 8])
+            .count();
         if n > limit {
             break;
         }

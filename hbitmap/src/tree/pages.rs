@@ -4,7 +4,7 @@
 //! or full into a [`Slot`].
 
 use super::dense::DensePool;
-use super::kernel::{self, PAGE_WORDS, PageWords};
+use super::kernel::{self, PAGE_WORDS, PageBytes, PageWords};
 use super::node::Slot;
 use super::sparse::{KIND_SHIFT, MAX_SPARSE, Scratch, SparsePool, View};
 
@@ -104,7 +104,7 @@ impl Pages {
             Slot::Full
         } else if fits_sparse(words, count) {
             let mut scratch = Scratch::new();
-            scratch.gather(words);
+            scratch.gather(words.iter().copied());
             Slot::At(self.sparse.insert(scratch.view(count)))
         } else {
             Slot::At(self.dense.insert_with(|to| {
@@ -157,6 +157,22 @@ impl Pages {
         (Slot::At(id), added)
     }
 
+    /// Sets the bits `lo..hi` of a page of `valid` bits, if it is certain not to become
+    /// full by that and no room has to be made; how many were clear.
+    #[inline]
+    pub(crate) fn set_in_place(&mut self, id: u32, valid: u32, lo: u32, hi: u32) -> Option<u32> {
+        if !is_dense(id) {
+            return None;
+        }
+        let (words, count) = self.dense.page_mut(id);
+        if *count + (hi - lo) >= valid {
+            return None;
+        }
+        let added = kernel::set_bits(words, lo, hi);
+        *count += added;
+        Some(added)
+    }
+
     /// A page in which only the bits `lo..hi` are set.
     fn insert_run(&mut self, lo: u32, hi: u32) -> u32 {
         if words_touched(lo, hi) > MAX_SPARSE {
@@ -164,30 +180,86 @@ impl Pages {
             *self.dense.count_mut(id) = kernel::set_bits(self.dense.words_mut(id), lo, hi);
             return id;
         }
-        let mut scratch = Scratch::new();
-        kernel::for_masks(lo, hi, |w, m| scratch.push(w as u16, m));
-        self.sparse.insert(scratch.view(hi - lo))
+        self.sparse.insert_run(lo, hi)
     }
 
     fn set_sparse(&mut self, id: u32, lo: u32, hi: u32) -> (u32, u32) {
-        if lo / 64 == (hi - 1) / 64 {
-            let bits = kernel::mask(lo % 64, (hi - 1) % 64 + 1);
-            if let Some(added) = self.sparse.or_word(id, (lo / 64) as u16, bits) {
-                return (id, added);
+        if words_touched(lo, hi) <= MAX_SPARSE
+            && let Some(done) = self.sparse.set_run(id, lo, hi)
+        {
+            return done;
+        }
+        let id = self.densify(id);
+        let added = kernel::set_bits(self.dense.words_mut(id), lo, hi);
+        *self.dense.count_mut(id) += added;
+        (id, added)
+    }
+
+    /// Replaces a whole page of 32768 valid bits by its linear form.
+    #[inline]
+    pub(crate) fn load(&mut self, slot: Slot, bytes: &PageBytes) -> Slot {
+        let count = kernel::count_le(bytes);
+        let dense = count as usize > MAX_SPARSE * 64
+            || (count as usize > MAX_SPARSE && kernel::nonzero_le(bytes, MAX_SPARSE) > MAX_SPARSE);
+        if dense && count != 1 << kernel::PAGE_BITS {
+            let copy = |words: &mut PageWords| {
+                kernel::words_from_le(words, bytes);
+                count
+            };
+            if let Slot::At(id) = slot {
+                if is_dense(id) {
+                    *self.dense.count_mut(id) = copy(self.dense.words_mut(id));
+                    return slot;
+                }
+                self.remove(id);
             }
+            return Slot::At(self.dense.insert_with(copy));
         }
-        let old = self.sparse.view(id);
-        let before = old.count;
-        if old.at.len() + words_touched(lo, hi) > 2 * MAX_SPARSE {
-            let id = self.densify(id);
-            let added = kernel::set_bits(self.dense.words_mut(id), lo, hi);
-            *self.dense.count_mut(id) += added;
-            return (id, added);
+        if let Slot::At(id) = slot {
+            self.remove(id);
         }
-        let (mut run, mut sum) = (Scratch::new(), Scratch::new());
-        kernel::for_masks(lo, hi, |w, m| run.push(w as u16, m));
-        let count = sum.union(old, run.view(hi - lo));
-        (self.store_union(id, &sum, count), count - before)
+        if count == 0 {
+            return Slot::Empty;
+        }
+        if dense {
+            return Slot::Full;
+        }
+        let mut scratch = Scratch::new();
+        scratch.gather(
+            bytes
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|w| u64::from_le_bytes(*w)),
+        );
+        Slot::At(self.sparse.insert(scratch.view(count)))
+    }
+
+    /// Replaces the words from number `first` on of a dense page by their linear form, if
+    /// the page needs no other form then; the bits added and removed.
+    pub(crate) fn load_in_place(
+        &mut self,
+        id: u32,
+        valid: u32,
+        first: usize,
+        bytes: &[u8],
+    ) -> Option<()> {
+        if !is_dense(id) {
+            return None;
+        }
+        let (words, count) = self.dense.page_mut(id);
+        let part = words.get_mut(first..first + bytes.len() / 8)?;
+        let keep = *count - kernel::count(part);
+        let (mut fresh, n) = ([0; PAGE_WORDS], part.len());
+        let fresh = &mut fresh[..n];
+        kernel::words_from_le(fresh, bytes);
+        let total = keep + kernel::count(fresh);
+        if total as usize <= MAX_SPARSE / 2 || total >= valid {
+            return None;
+        }
+        part.copy_from_slice(fresh);
+        *count = total;
+        Some(())
     }
 
     /// Puts a union in the place of sparse page `id`.

@@ -1,6 +1,6 @@
 //! Pages with few non-zero words: only those are kept, in cells of five sizes.
 
-use super::kernel::PAGE_WORDS;
+use super::kernel::{mask, or_word};
 use super::node::Pool;
 
 /// The most non-zero words a page is kept sparse with: 1 KiB instead of 4.
@@ -30,6 +30,13 @@ pub(crate) struct View<'a> {
 }
 
 impl<const N: usize> Cell<N> {
+    const EMPTY: Self = Self {
+        len: 0,
+        count: 0,
+        at: [0; N],
+        words: [0; N],
+    };
+
     #[inline]
     fn view(&self) -> View<'_> {
         let n = usize::from(self.len);
@@ -52,28 +59,61 @@ impl<const N: usize> Cell<N> {
         }
     }
 
-    /// Sets the bits `bits` of word `at`; how many were clear, or `None` if there is no
-    /// room for another word.
+    /// Sets the bits `lo..hi`; how many were clear, or `None` if there is no room for the
+    /// words.
     #[inline]
-    fn or_word(&mut self, at: u16, bits: u64) -> Option<u32> {
+    fn set_run(&mut self, lo: u32, hi: u32) -> Option<u32> {
         let n = usize::from(self.len);
-        let i = self.at[..n].iter().take_while(|a| **a < at).count();
-        if i < n && self.at[i] == at {
-            let added = (bits & !self.words[i]).count_ones();
-            self.words[i] |= bits;
+        let (first, last) = ((lo / 64) as u16, ((hi - 1) / 64) as u16);
+        // The words `i..j` of the cell are within the run.
+        let i = self.at[..n].iter().filter(|a| **a < first).count();
+        let j = if first == last {
+            i + usize::from(i < n && self.at[i] == first)
+        } else {
+            self.at[..n].iter().filter(|a| **a <= last).count()
+        };
+        let (head, tail) = (mask(lo % 64, 64), mask(0, (hi - 1) % 64 + 1));
+        if first == last && i < j {
+            let added = or_word(&mut self.words[i], head & tail);
             self.count += added as u16;
             return Some(added);
         }
-        if n == N {
+        let touched = usize::from(last - first) + 1;
+        let len = n + touched - (j - i);
+        if len > N {
             return None;
         }
-        self.at.copy_within(i..n, i + 1);
-        self.words.copy_within(i..n, i + 1);
-        self.at[i] = at;
-        self.words[i] = bits;
-        self.len += 1;
-        self.count += bits.count_ones() as u16;
-        Some(bits.count_ones())
+        let mut before = 0;
+        let (mut old_head, mut old_tail) = (0, 0);
+        for k in i..j {
+            before += self.words[k].count_ones();
+            old_head |= if self.at[k] == first {
+                self.words[k]
+            } else {
+                0
+            };
+            old_tail |= if self.at[k] == last { self.words[k] } else { 0 };
+        }
+        self.at.copy_within(j..n, i + touched);
+        self.words.copy_within(j..n, i + touched);
+        for (at, k) in (first..=last).zip(i..) {
+            self.at[k] = at;
+            self.words[k] = u64::MAX;
+        }
+        let k = i + touched - 1;
+        if first == last {
+            self.words[i] = head & tail;
+        } else {
+            self.words[i] = head | old_head;
+            self.words[k] = tail | old_tail;
+        }
+        let mut after = self.words[i].count_ones();
+        if k > i {
+            after += self.words[k].count_ones() + (touched as u32 - 2) * 64;
+        }
+        self.len = len as u16;
+        self.count += (after - before) as u16;
+        Some(after - before)
     }
 }
 
@@ -150,12 +190,10 @@ impl Scratch {
     }
 
     /// The non-zero words of a page; there are at most [`MAX_SPARSE`].
-    pub(crate) fn gather(&mut self, words: &[u64; PAGE_WORDS]) {
+    pub(crate) fn gather(&mut self, words: impl Iterator<Item = u64>) {
         self.len = 0;
-        for (at, word) in words.iter().enumerate() {
-            if *word != 0 {
-                self.push(at as u16, *word);
-            }
+        for (at, word) in words.enumerate().filter(|(_, word)| *word != 0) {
+            self.push(at as u16, word);
         }
     }
 }
@@ -223,12 +261,44 @@ macro_rules! classes {
                 }
             }
 
-            /// See [`Cell::or_word`].
+            /// A cell in which only the bits `lo..hi` are set, in at most [`MAX_SPARSE`]
+            /// words.
             #[inline]
-            pub(crate) fn or_word(&mut self, id: u32, at: u16, bits: u64) -> Option<u32> {
+            pub(crate) fn insert_run(&mut self, lo: u32, hi: u32) -> u32 {
+                match class_for(((hi - 1) / 64 - lo / 64 + 1) as usize) {
+                    $($class => {
+                        let mut cell = Cell::EMPTY;
+                        cell.set_run(lo, hi);
+                        self.$field.insert(cell) | ($class << KIND_SHIFT)
+                    })+
+                    _ => 0,
+                }
+            }
+
+            /// Sets the bits `lo..hi` of a cell, which may get another number; how many were
+            /// clear. `None` if no cell can hold so many words.
+            #[inline]
+            pub(crate) fn set_run(&mut self, id: u32, lo: u32, hi: u32) -> Option<(u32, u32)> {
                 let place = id & PLACE;
-                match id >> KIND_SHIFT {
-                    $($class => self.$field.get_mut(place).or_word(at, bits),)+
+                let added = match id >> KIND_SHIFT {
+                    $($class => self.$field.get_mut(place).set_run(lo, hi),)+
+                    _ => None,
+                };
+                if let Some(added) = added {
+                    return Some((id, added));
+                }
+                let old = self.view(id);
+                let (first, last) = (lo / 64, (hi - 1) / 64);
+                let within = |a: &&u16| (first..=last).contains(&u32::from(**a));
+                let shared = old.at.iter().filter(within).count();
+                let len = old.at.len() + (last - first + 1) as usize - shared;
+                match class_for(len) {
+                    $($class => {
+                        let mut cell = Cell::from(old);
+                        let added = cell.set_run(lo, hi)?;
+                        self.remove(id);
+                        Some((self.$field.insert(cell) | ($class << KIND_SHIFT), added))
+                    })+
                     _ => None,
                 }
             }
