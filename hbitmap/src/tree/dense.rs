@@ -7,17 +7,18 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::kernel::{PAGE_WORDS, PageWords};
+use super::kernel::PageWords;
+use super::store::Store;
 
 /// log2 of the most pages in a slab.
 const SLAB_SHIFT: u32 = 9;
 /// The most pages in a slab: 512, which is 2 MiB.
 const SLAB_PAGES: usize = 1 << SLAB_SHIFT;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Slab {
-    /// `pages()` times 512 words; empty when the slab has been given back.
-    words: Vec<u64>,
+    /// The pages; none when the slab has been given back.
+    store: Store,
     /// Set bits in each page.
     counts: Vec<u32>,
     /// Numbers of the pages that were used and are free again.
@@ -31,11 +32,23 @@ struct Slab {
 impl Slab {
     fn new(pages: usize) -> Self {
         Self {
-            words: vec![0; pages * PAGE_WORDS],
+            store: Store::new(pages),
             counts: vec![0; pages],
             free: Vec::new(),
             fresh: 0,
             live: 0,
+        }
+    }
+}
+
+impl Clone for Slab {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.copy(self.fresh),
+            counts: self.counts.clone(),
+            free: self.free.clone(),
+            fresh: self.fresh,
+            live: self.live,
         }
     }
 }
@@ -53,14 +66,12 @@ pub(crate) struct DensePool {
 impl DensePool {
     #[inline]
     pub(crate) fn words(&self, id: u32) -> &PageWords {
-        let slab = &self.slabs[(id >> SLAB_SHIFT) as usize].words;
-        &slab.as_chunks::<PAGE_WORDS>().0[id as usize % SLAB_PAGES]
+        &self.slabs[(id >> SLAB_SHIFT) as usize].store.pages()[id as usize % SLAB_PAGES]
     }
 
     #[inline]
     pub(crate) fn words_mut(&mut self, id: u32) -> &mut PageWords {
-        let slab = &mut self.slabs[(id >> SLAB_SHIFT) as usize].words;
-        &mut slab.as_chunks_mut::<PAGE_WORDS>().0[id as usize % SLAB_PAGES]
+        &mut self.slabs[(id >> SLAB_SHIFT) as usize].store.pages_mut()[id as usize % SLAB_PAGES]
     }
 
     /// The words of a page and their count.
@@ -68,10 +79,7 @@ impl DensePool {
     pub(crate) fn page_mut(&mut self, id: u32) -> (&mut PageWords, &mut u32) {
         let slab = &mut self.slabs[(id >> SLAB_SHIFT) as usize];
         let place = id as usize % SLAB_PAGES;
-        (
-            &mut slab.words.as_chunks_mut::<PAGE_WORDS>().0[place],
-            &mut slab.counts[place],
-        )
+        (&mut slab.store.pages_mut()[place], &mut slab.counts[place])
     }
 
     #[inline]

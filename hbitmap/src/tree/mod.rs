@@ -24,6 +24,7 @@ mod resize;
 mod runs;
 mod scan;
 mod sparse;
+mod store;
 
 use kernel::PAGE_BITS;
 use node::{Bits, Node, Pool, Slot};
