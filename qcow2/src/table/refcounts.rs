@@ -1,0 +1,313 @@
+//! [`Refcounts`]: the refcounts of an image, read block by block as they are
+//! asked for, with changes kept apart until they are written.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    Error, Geometry, Result,
+    addr::{HostCluster, HostOffset},
+    format::{Header, RefcountTableEntry, refcount},
+    io::Storage,
+};
+
+/// Refcount table and blocks of an open image.
+///
+/// Only blocks that were changed stay in memory, and one that was read last; a
+/// scan of a full image holds one block at a time.
+pub struct Refcounts<'a> {
+    storage: &'a dyn Storage,
+    geometry: Geometry,
+    /// The refcount table, one entry a refcount block.
+    table: Vec<RefcountTableEntry>,
+    /// Where the table stands in the file.
+    table_offset: HostOffset,
+    /// Blocks with changes that may not be on disk yet, by their index in the table.
+    changed: BTreeMap<u64, Block>,
+    /// The block read last: its index and its bytes.
+    last_read: Option<(u64, Vec<u8>)>,
+}
+
+/// A refcount block in memory.
+struct Block {
+    host: HostOffset,
+    bytes: Vec<u8>,
+    /// Differs from what was last written.
+    dirty: bool,
+}
+
+impl<'a> Refcounts<'a> {
+    /// Reads the refcount table (at most 8 MiB, a limit the header was checked
+    /// against).
+    ///
+    /// # Errors
+    /// I/O errors only; entries are checked when they are used.
+    pub fn load(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
+        let geometry = header.geometry();
+        let table_offset = header.refcount_table_offset;
+        let bytes = u64::from(header.refcount_table_clusters) * geometry.cluster_size();
+        let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        storage
+            .read_padded(table_offset.0, &mut raw)
+            .map_err(Error::io(format!(
+                "reading the refcount table at {table_offset}"
+            )))?;
+        let table = refcount::entries(&raw).collect();
+        Ok(Self {
+            storage,
+            geometry,
+            table,
+            table_offset,
+            changed: BTreeMap::new(),
+            last_read: None,
+        })
+    }
+
+    /// The number of entries that the refcount table has room for.
+    pub(super) fn table_len(&self) -> u64 {
+        self.table.len() as u64
+    }
+
+    /// Bytes of the refcount table in the file, and where it starts.
+    pub(super) fn table_place(&self) -> (HostOffset, u64) {
+        (self.table_offset, self.table_len() * 8)
+    }
+
+    /// Index of the refcount block that counts `cluster`, and the place in it.
+    fn place(&self, cluster: HostCluster) -> (u64, usize) {
+        let entries = self.geometry.refcount_block_entries();
+        // A block is a cluster: its entries can be counted in memory.
+        (
+            cluster.0 / entries,
+            usize::try_from(cluster.0 % entries).unwrap_or(usize::MAX),
+        )
+    }
+
+    /// The refcount block with this index, or `None` if the table has none there.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the entry has reserved bits or is not on a cluster boundary.
+    fn block_offset(&self, index: u64) -> Result<Option<HostOffset>> {
+        if let Some(block) = self.changed.get(&index) {
+            return Ok(Some(block.host));
+        }
+        let Some(entry) = usize::try_from(index).ok().and_then(|i| self.table.get(i)) else {
+            return Ok(None);
+        };
+        let Some(offset) = entry.block() else {
+            return Ok(None);
+        };
+        if entry.reserved() != 0 || !self.geometry.is_aligned(offset) {
+            return Err(Error::corrupt(
+                format!("refcount table entry {index}"),
+                HostOffset(self.table_offset.0.saturating_add(index.saturating_mul(8))),
+                format!("{:#x}", entry.0),
+                "a cluster boundary, reserved bits 0",
+            ));
+        }
+        Ok(Some(offset))
+    }
+
+    /// Whether there is a refcount block with this index.
+    pub(super) fn has_block(&self, index: u64) -> Result<bool> {
+        Ok(self.block_offset(index)?.is_some())
+    }
+
+    /// The bytes of block `index`; `None` if the table has none there, so that
+    /// all of its refcounts are 0.
+    pub(super) fn block(&mut self, index: u64) -> Result<Option<&[u8]>> {
+        if self.changed.contains_key(&index) {
+            return Ok(self.changed.get(&index).map(|block| block.bytes.as_slice()));
+        }
+        let Some(offset) = self.block_offset(index)? else {
+            return Ok(None);
+        };
+        if self
+            .last_read
+            .as_ref()
+            .is_none_or(|(read, _)| *read != index)
+        {
+            let mut bytes = match self.last_read.take() {
+                Some((_, bytes)) => bytes,
+                None => vec![0; usize::try_from(self.geometry.cluster_size()).unwrap_or(0)],
+            };
+            self.storage
+                .read_padded(offset.0, &mut bytes)
+                .map_err(Error::io(format!("reading the refcount block at {offset}")))?;
+            self.last_read = Some((index, bytes));
+        }
+        Ok(self.last_read.as_ref().map(|(_, bytes)| bytes.as_slice()))
+    }
+
+    /// The refcount of `cluster`: 0 where no refcount block covers it.
+    ///
+    /// # Errors
+    /// I/O errors, and [`Error::Corrupt`] for a bad refcount table entry.
+    pub fn get(&mut self, cluster: HostCluster) -> Result<u64> {
+        let (index, within) = self.place(cluster);
+        let order = self.geometry.refcount_order();
+        Ok(self
+            .block(index)?
+            .and_then(|block| refcount::get(block, order, within))
+            .unwrap_or(0))
+    }
+
+    /// Adds a fresh block (all zeros) with this index at `host`. It becomes part
+    /// of the table with [`write_table_entries`](Self::write_table_entries).
+    pub(super) fn add_block(&mut self, index: u64, host: HostOffset) {
+        let bytes = vec![0; usize::try_from(self.geometry.cluster_size()).unwrap_or(0)];
+        self.changed.insert(
+            index,
+            Block {
+                host,
+                bytes,
+                dirty: true,
+            },
+        );
+    }
+
+    /// Sets the refcount of `cluster` in memory, where a block exists for it.
+    fn set(&mut self, cluster: HostCluster, value: u64) -> Result<()> {
+        let (index, within) = self.place(cluster);
+        if !self.changed.contains_key(&index) {
+            let host = self.block_offset(index)?.ok_or_else(|| {
+                Error::Refused(format!("cluster {} has no refcount block", cluster.0))
+            })?;
+            let bytes = self.block(index)?.map(<[u8]>::to_vec).unwrap_or_default();
+            self.changed.insert(
+                index,
+                Block {
+                    host,
+                    bytes,
+                    dirty: false,
+                },
+            );
+        }
+        let order = self.geometry.refcount_order();
+        let stored = self.changed.get_mut(&index).is_some_and(|block| {
+            block.dirty = true;
+            refcount::set(&mut block.bytes, order, within, value)
+        });
+        if stored {
+            Ok(())
+        } else {
+            Err(Error::Refused(format!(
+                "refcount {value} of cluster {} does not fit",
+                cluster.0
+            )))
+        }
+    }
+
+    /// Raises the refcount of `cluster` from 0 to 1 in memory.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it isn't 0: then it was not free.
+    pub(super) fn claim(&mut self, cluster: HostCluster) -> Result<()> {
+        match self.get(cluster)? {
+            0 => self.set(cluster, 1),
+            found => Err(Error::Refused(format!(
+                "cluster {} was to be allocated, but its refcount is {found}",
+                cluster.0
+            ))),
+        }
+    }
+
+    /// Lowers the refcount of `cluster` by one in memory.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is 0 already: the refcounts are wrong.
+    pub(super) fn release(&mut self, cluster: HostCluster) -> Result<()> {
+        match self.get(cluster)?.checked_sub(1) {
+            Some(less) => self.set(cluster, less),
+            None => Err(refcount_zero_in_use(self.geometry, cluster)),
+        }
+    }
+
+    /// Writes every changed refcount block to its place. No sync.
+    pub(super) fn write_blocks(&mut self) -> Result<()> {
+        for block in self.changed.values_mut().filter(|block| block.dirty) {
+            self.storage
+                .write_all_at(block.host.0, &block.bytes)
+                .map_err(Error::io(format!(
+                    "writing the refcount block at {}",
+                    block.host
+                )))?;
+            block.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Enters blocks that were added into the table in memory; returns the
+    /// indices of the entries that changed.
+    fn enter_blocks(&mut self) -> Vec<u64> {
+        let mut entered = Vec::new();
+        for (&index, block) in &self.changed {
+            let entry = usize::try_from(index)
+                .ok()
+                .and_then(|i| self.table.get_mut(i));
+            if let Some(entry) = entry
+                && entry.0 != block.host.0
+            {
+                entry.0 = block.host.0;
+                entered.push(index);
+            }
+        }
+        entered
+    }
+
+    /// Writes the table entries of blocks that were added, in place. The blocks
+    /// themselves must be on stable storage by then. No sync. Returns whether
+    /// anything was written.
+    pub(super) fn write_table_entries(&mut self) -> Result<bool> {
+        let entered = self.enter_blocks();
+        for &index in &entered {
+            let Some(entry) = usize::try_from(index).ok().and_then(|i| self.table.get(i)) else {
+                continue;
+            };
+            let at = self.table_offset.0.saturating_add(index.saturating_mul(8));
+            self.storage
+                .write_all_at(at, &entry.0.to_be_bytes())
+                .map_err(Error::io(format!(
+                    "writing refcount table entry {index} at {at:#x}"
+                )))?;
+        }
+        Ok(!entered.is_empty())
+    }
+
+    /// Writes the whole table, blocks that were added included, to a new place
+    /// with room for `entries`. The header still names the old one. No sync.
+    pub(super) fn write_moved_table(&mut self, to: HostOffset, entries: u64) -> Result<()> {
+        self.table
+            .resize(usize::try_from(entries).unwrap_or(0), RefcountTableEntry(0));
+        self.enter_blocks();
+        let bytes: Vec<u8> = self
+            .table
+            .iter()
+            .flat_map(|entry| entry.0.to_be_bytes())
+            .collect();
+        self.storage
+            .write_all_at(to.0, &bytes)
+            .map_err(Error::io(format!("writing the refcount table at {to}")))?;
+        self.table_offset = to;
+        Ok(())
+    }
+}
+
+/// The refcounts say that a cluster is free which something refers to.
+pub(crate) fn refcount_zero_in_use(geometry: Geometry, cluster: HostCluster) -> Error {
+    Error::corrupt(
+        format!("refcount of cluster {}", cluster.0),
+        geometry.host_offset(cluster).unwrap_or_default(),
+        "0 although the cluster is in use",
+        "at least 1 (the refcounts of this image are wrong; repair it before writing to it)",
+    )
+}
+
+impl fmt::Debug for Refcounts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refcounts")
+            .field("table_offset", &self.table_offset)
+            .field("entries", &self.table.len())
+            .field("changed", &self.changed.len())
+            .finish_non_exhaustive()
+    }
+}
