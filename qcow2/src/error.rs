@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::addr::HostOffset;
+use crate::{addr::HostOffset, bitmap::BitmapError};
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -78,9 +78,13 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
 
-    /// An operation of the bitmap crate was refused.
-    #[error("{0}")]
-    Bitmap(String),
+    /// An action on a stored bitmap was refused.
+    #[error(transparent)]
+    Bitmap(#[from] BitmapError),
+
+    /// The bits themselves can't be what was asked for.
+    #[error(transparent)]
+    Bits(#[from] hbitmap::Error),
 }
 
 impl Error {

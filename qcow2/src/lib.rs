@@ -12,3 +12,4 @@ pub mod table;
 
 pub use error::{Error, Result};
 pub use geometry::{Geometry, MAX_CLUSTER_BITS, MAX_REFCOUNT_ORDER, MIN_CLUSTER_BITS};
+pub use image::{DataFilePolicy, Image, OpenOptions};

@@ -1,1 +1,5 @@
-//! Under construction.
+//! Checking.
+
+mod watch;
+
+pub(crate) use watch::Watch;

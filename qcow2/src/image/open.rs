@@ -1,0 +1,239 @@
+//! [`OpenOptions`]: from a path to an [`Image`]. Nothing is written, and no file is
+//! opened but the image itself and, where the caller says so, its data file.
+
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    Error, Image, Result,
+    format::{HeaderArea, Incompatible},
+    io::{Access, FileStorage, LockMode, Storage},
+};
+
+/// What may be done about an external data file, whose name is in the image's header
+/// and so in the hand of whoever made the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DataFilePolicy {
+    /// It isn't opened. All that needs only metadata works; the default.
+    #[default]
+    Leave,
+    /// The file that the header names is opened, relative to the image's directory,
+    /// if it is a plain name: no protocol, no `json:`.
+    Follow,
+    /// This file is opened, whatever the header says.
+    At(PathBuf),
+}
+
+/// How to open an image.
+///
+/// ```no_run
+/// let image = qcow2::OpenOptions::new().open("disk.qcow2")?;
+/// for bitmap in image.bitmaps()?.iter(&image) {
+///     println!("{}: {}", bitmap.name_lossy(), bitmap.state().word());
+/// }
+/// # Ok::<(), qcow2::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    writable: bool,
+    lock: Option<LockMode>,
+    data_file: DataFilePolicy,
+    metadata_only: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl OpenOptions {
+    /// Read-only, with the locks of a reader, no data file.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            writable: false,
+            lock: None,
+            data_file: DataFilePolicy::Leave,
+            metadata_only: false,
+        }
+    }
+
+    /// Opens for writing too, and takes a writer's locks.
+    #[must_use]
+    pub fn writable(mut self, writable: bool) -> Self {
+        self.writable = writable;
+        self
+    }
+
+    /// Takes these locks instead of those that follow from the access. An image that
+    /// is opened without locks can't be written.
+    #[must_use]
+    pub fn lock(mut self, mode: LockMode) -> Self {
+        self.lock = Some(mode);
+        self
+    }
+
+    /// What to do about an external data file.
+    #[must_use]
+    pub fn data_file(mut self, policy: DataFilePolicy) -> Self {
+        self.data_file = policy;
+        self
+    }
+
+    /// Opens images too whose unknown features forbid to use them, to look at their
+    /// header.
+    #[must_use]
+    pub fn metadata_only(mut self, metadata_only: bool) -> Self {
+        self.metadata_only = metadata_only;
+        self
+    }
+
+    /// The locks that will be taken.
+    fn lock_mode(&self) -> LockMode {
+        let usual = if self.writable {
+            LockMode::ReadWrite
+        } else {
+            LockMode::Read
+        };
+        self.lock.unwrap_or(usual)
+    }
+
+    /// Opens the image at `path`: locks first, then the header.
+    ///
+    /// # Errors
+    /// [`Error::Open`], [`Error::Locked`], I/O errors; [`Error::NotQcow2`],
+    /// [`Error::Header`] and [`Error::Unsupported`] for what the header says.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
+        let path = path.as_ref();
+        let access = if self.writable {
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
+        self.open_file(FileStorage::open(path, access, self.lock_mode())?)
+    }
+
+    /// Opens the image in a file that is open already, with its locks as they are.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_file(&self, file: FileStorage) -> Result<Image> {
+        let path = file.path().to_owned();
+        // Without locks the holder of a bitmap in use is told from a crash by his lock.
+        let unlocked = self.lock_mode() == LockMode::None;
+        let has_writer = unlocked && file.writer_present().unwrap_or(false);
+        let mut image = self.open_storage(&path.to_string_lossy(), Arc::new(file))?;
+        image.has_writer = has_writer;
+        image.data_file = self.open_data_file(&image, &path)?;
+        Ok(image)
+    }
+
+    /// Opens the image in `storage`, called `name` in messages. The data file isn't
+    /// looked at.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for opening and locking.
+    pub fn open_storage(&self, name: &str, storage: Arc<dyn Storage>) -> Result<Image> {
+        let area = HeaderArea::read(&*storage)?;
+        if !self.metadata_only {
+            area.check_features()?;
+            area.check_encryption()?;
+        }
+        if self.writable {
+            check_writable(&area, self.lock_mode())?;
+        }
+        Ok(Image {
+            name: name.to_owned(),
+            storage,
+            area,
+            writable: self.writable,
+            has_writer: false,
+            data_file: None,
+        })
+    }
+
+    /// Opens the external data file where the policy says so. It is only read here:
+    /// the locks are what matters to those who edit bitmaps.
+    fn open_data_file(&self, image: &Image, image_path: &Path) -> Result<Option<Arc<dyn Storage>>> {
+        if !image.header().has_data_file() {
+            return Ok(None);
+        }
+        let path = match &self.data_file {
+            DataFilePolicy::Leave => return Ok(None),
+            DataFilePolicy::At(path) => path.clone(),
+            DataFilePolicy::Follow => {
+                let name = image
+                    .header_area()
+                    .extensions()
+                    .data_file()
+                    .ok_or_else(|| {
+                        Error::Refused("the image has a data file, but not its name".into())
+                    })?;
+                relative_to(image_path, name)?
+            }
+        };
+        let file = FileStorage::open(&path, Access::ReadOnly, self.lock_mode())?;
+        Ok(Some(Arc::new(file)))
+    }
+}
+
+/// Writing must not make matters worse.
+fn check_writable(area: &HeaderArea, lock: LockMode) -> Result<()> {
+    if lock == LockMode::None {
+        return Err(Error::Refused(
+            "an image is not written without locks".into(),
+        ));
+    }
+    let features = area.header().incompatible_features;
+    if features.contains(Incompatible::CORRUPT) {
+        let text = "qcow2: Image is corrupt; cannot be opened read/write";
+        return Err(Error::Refused(text.into()));
+    }
+    if features.contains(Incompatible::DIRTY) {
+        let text = "qcow2: Image was not closed properly, its refcounts are not up to date; \
+                    repair it (check -r all) before writing to it";
+        return Err(Error::Refused(text.into()));
+    }
+    Ok(())
+}
+
+/// The file that a name out of the header of the image at `image` means: plain names
+/// only, relative ones from the image's directory.
+///
+/// # Errors
+/// [`Error::Refused`] for `json:`, a protocol, an empty name or one with a zero byte.
+pub fn relative_to(image: &Path, name: &[u8]) -> Result<PathBuf> {
+    let shown = || String::from_utf8_lossy(name).escape_debug().to_string();
+    let until_slash = name.split(|byte| *byte == b'/').next().unwrap_or_default();
+    if name.is_empty() || name.contains(&0) || until_slash.contains(&b':') {
+        return Err(Error::Refused(format!(
+            "the image names the file '{}', and only plain file names are followed",
+            shown()
+        )));
+    }
+    let name = Path::new(OsStr::from_bytes(name));
+    Ok(image.parent().unwrap_or(Path::new("")).join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_followed() {
+        let image = Path::new("dir/disk.qcow2");
+        let to = |name: &str| relative_to(image, name.as_bytes());
+        assert_eq!(to("data.raw").unwrap(), Path::new("dir/data.raw"));
+        assert_eq!(to("/abs/data.raw").unwrap(), Path::new("/abs/data.raw"));
+        assert_eq!(to("./odd:name").unwrap(), Path::new("dir/./odd:name"));
+        for refused in ["json:{}", "nbd://host/x", "file:x", "", "a\0b", "x:y/z"] {
+            assert!(to(refused).is_err(), "{refused}");
+        }
+    }
+}
