@@ -108,11 +108,17 @@ fn command<C: Run>() -> Command {
 fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {
     let mut command = command::<C>();
     let mut context = Context::default();
-    let read = getopt::read(&command, C::OURS, words, |met| accept(met, &mut context.secrets));
+    let read = getopt::read(&command, C::OURS, words, |met| {
+        accept(met, &mut context.secrets)
+    });
     let words = match read {
         Ok(words) => words,
         Err(Stop::Help) => {
-            output::print(command.bin_name(format!("qimg {}", C::NAME)).render_long_help())?;
+            output::print(
+                command
+                    .bin_name(format!("qimg {}", C::NAME))
+                    .render_long_help(),
+            )?;
             return Ok(Exit::Success);
         }
         Err(Stop::Usage(text)) => return Err(Failure::Option(text)),
@@ -123,12 +129,16 @@ fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {
     let matches = command.try_get_matches_from_mut(words.plain(C::NAME));
     let mut matches = matches.map_err(|e| Failure::Hinted(clap_text(&e)))?;
     let arguments = C::from_arg_matches_mut(&mut matches);
-    arguments.map_err(|e| Failure::Hinted(clap_text(&e)))?.run(context)
+    arguments
+        .map_err(|e| Failure::Hinted(clap_text(&e)))?
+        .run(context)
 }
 
 /// Values that are refused as they are met, before what stands further right is looked at.
 fn accept(met: &Occurrence, secrets: &mut Vec<Secret>) -> Result<(), Failure> {
-    let Some(value) = &met.value else { return Ok(()) };
+    let Some(value) = &met.value else {
+        return Ok(());
+    };
     let text = value.to_string_lossy();
     match met.id.as_str() {
         "object" => add_secret(&text, secrets).map_err(Failure::Message),
@@ -138,9 +148,9 @@ fn accept(met: &Occurrence, secrets: &mut Vec<Secret>) -> Result<(), Failure> {
         "repair" if !matches!(&*text, "leaks" | "all") => Err(Failure::Hinted(format!(
             "--repair (-r) expects 'leaks' or 'all' not '{text}'"
         ))),
-        "granularity" => {
-            size::parse_operand("granularity", &text).map(drop).map_err(Failure::Message)
-        }
+        "granularity" => size::parse_operand("granularity", &text)
+            .map(drop)
+            .map_err(Failure::Message),
         "options" if !crate::opts::is_list(&text) => {
             Err(Failure::Message(format!("Invalid option list: {text}")))
         }
@@ -168,8 +178,15 @@ mod tests {
     #[test]
     fn every_command_can_be_run() {
         for command in cli().get_subcommands() {
-            let outcome = run(OsStr::new(command.get_name()), vec!["--no-such-option".into()]);
-            assert!(matches!(outcome, Some(Err(Failure::Option(_)))), "{}", command.get_name());
+            let outcome = run(
+                OsStr::new(command.get_name()),
+                vec!["--no-such-option".into()],
+            );
+            assert!(
+                matches!(outcome, Some(Err(Failure::Option(_)))),
+                "{}",
+                command.get_name()
+            );
         }
         assert!(run(OsStr::new("no-such-command"), Vec::new()).is_none());
     }

@@ -45,7 +45,13 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_qemu_img() {
-        let all = [Exit::Success, Exit::Failed, Exit::Corrupt, Exit::Leaks, Exit::Unsupported];
+        let all = [
+            Exit::Success,
+            Exit::Failed,
+            Exit::Corrupt,
+            Exit::Leaks,
+            Exit::Unsupported,
+        ];
         assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 63]);
     }
 }

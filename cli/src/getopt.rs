@@ -82,7 +82,10 @@ pub(crate) fn read<E>(
         if opt.id == "help" {
             return Err(Stop::Help);
         }
-        let met = Occurrence { id: opt.id.clone(), value };
+        let met = Occurrence {
+            id: opt.id.clone(),
+            value,
+        };
         accept(&met).map_err(Stop::Refused)?;
         let mut word = OsString::from(format!("--{}", opt.long));
         if let Some(value) = &met.value {
@@ -170,11 +173,18 @@ fn options(command: &Command, ours: &[&str]) -> Vec<Opt> {
 fn split_at_equals(word: &[u8]) -> (&[u8], Option<OsString>) {
     let mut parts = word.splitn(2, |&byte| byte == b'=');
     let name = parts.next().unwrap_or_default();
-    (name, parts.next().map(|value| OsStr::from_bytes(value).to_owned()))
+    (
+        name,
+        parts
+            .next()
+            .map(|value| OsStr::from_bytes(value).to_owned()),
+    )
 }
 
 fn find_short(options: &[Opt], letter: u8) -> Option<&Opt> {
-    options.iter().find(|opt| opt.short == Some(char::from(letter)))
+    options
+        .iter()
+        .find(|opt| opt.short == Some(char::from(letter)))
 }
 
 /// The option called `name`, or the only one that begins so. `word` is what the message
@@ -184,7 +194,9 @@ fn find_long<'a>(options: &'a [Opt], name: &[u8], word: &[u8]) -> Result<&'a Opt
         return Ok(exact);
     }
     let begin_so = |ours: bool| -> Vec<&Opt> {
-        let matching = options.iter().filter(|opt| opt.long.as_bytes().starts_with(name));
+        let matching = options
+            .iter()
+            .filter(|opt| opt.long.as_bytes().starts_with(name));
         matching.filter(|opt| opt.ours == ours).collect()
     };
     let mut matching = begin_so(false);
@@ -196,8 +208,14 @@ fn find_long<'a>(options: &'a [Opt], name: &[u8], word: &[u8]) -> Result<&'a Opt
         [] => Err(format!("unrecognized option '--{shown}'")),
         [only] => Ok(only),
         several => {
-            let names: Vec<String> = several.iter().map(|opt| format!("'--{}'", opt.long)).collect();
-            Err(format!("option '--{shown}' is ambiguous; possibilities: {}", names.join(" ")))
+            let names: Vec<String> = several
+                .iter()
+                .map(|opt| format!("'--{}'", opt.long))
+                .collect();
+            Err(format!(
+                "option '--{shown}' is ambiguous; possibilities: {}",
+                names.join(" ")
+            ))
         }
     }
 }
@@ -211,7 +229,12 @@ mod tests {
     fn command() -> Command {
         Command::new("info")
             .arg(Arg::new("format").short('f').long("format"))
-            .arg(Arg::new("share").short('U').long("force-share").action(ArgAction::SetTrue))
+            .arg(
+                Arg::new("share")
+                    .short('U')
+                    .long("force-share")
+                    .action(ArgAction::SetTrue),
+            )
             .arg(Arg::new("output").long("output"))
             .arg(Arg::new("object").long("object").action(ArgAction::Append))
             .arg(Arg::new("outline").long("outline"))
@@ -239,10 +262,20 @@ mod tests {
         let read = words("a.qcow2 -Uf qcow2 --out=json -- -x").unwrap();
         assert_eq!(read.operands, ["a.qcow2", "-x"]);
         let plain = read.plain("info");
-        let expected =
-            ["info", "--force-share", "--format=qcow2", "--output=json", "--", "a.qcow2", "-x"];
+        let expected = [
+            "info",
+            "--force-share",
+            "--format=qcow2",
+            "--output=json",
+            "--",
+            "a.qcow2",
+            "-x",
+        ];
         assert_eq!(plain, expected);
-        assert_eq!(words("-fraw").unwrap().options[0].value.as_deref(), Some(OsStr::new("raw")));
+        assert_eq!(
+            words("-fraw").unwrap().options[0].value.as_deref(),
+            Some(OsStr::new("raw"))
+        );
         assert_eq!(words("-").unwrap().operands, ["-"]);
     }
 
@@ -252,7 +285,10 @@ mod tests {
         assert_eq!(usage("-Ux"), "invalid option -- 'x'");
         assert_eq!(usage("-f"), "option requires an argument -- 'f'");
         assert_eq!(usage("--format"), "option '--format' requires an argument");
-        assert_eq!(usage("--force-s=1"), "option '--force-share' doesn't allow an argument");
+        assert_eq!(
+            usage("--force-s=1"),
+            "option '--force-share' doesn't allow an argument"
+        );
         assert_eq!(
             usage("--o=json"),
             "option '--o=json' is ambiguous; possibilities: '--output' '--object'"
@@ -268,7 +304,10 @@ mod tests {
 
     #[test]
     fn a_refused_value_is_reported_before_a_mistake_further_right() {
-        assert_eq!(words("--output bad -x"), Err(Stop::Refused("bad output".into())));
+        assert_eq!(
+            words("--output bad -x"),
+            Err(Stop::Refused("bad output".into()))
+        );
         assert_eq!(usage("-x --output bad"), "invalid option -- 'x'");
     }
 

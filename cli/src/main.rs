@@ -5,6 +5,7 @@ mod cmd;
 mod error;
 mod exit;
 mod getopt;
+mod open;
 mod opts;
 mod output;
 mod progname;
@@ -68,7 +69,8 @@ fn standard_options(words: &mut impl Iterator<Item = OsString>) -> Result<First,
             match (option, value) {
                 (Some("trace"), true) => {}
                 (Some("trace"), false) => {
-                    let missing = || Failure::Option("option '--trace' requires an argument".into());
+                    let missing =
+                        || Failure::Option("option '--trace' requires an argument".into());
                     words.next().ok_or_else(missing)?;
                 }
                 (Some(option), true) => {

@@ -16,10 +16,13 @@ struct Name {
 /// Remembers the name; `argv0` is the first word of the command line. Only the
 /// first call counts.
 pub(crate) fn set(argv0: Option<&OsStr>) {
-    let invoked = argv0.map_or_else(|| "qimg".into(), OsStr::to_string_lossy).into_owned();
-    let short = Path::new(&invoked)
-        .file_name()
-        .map_or_else(|| invoked.clone(), |name| name.to_string_lossy().into_owned());
+    let invoked = argv0
+        .map_or_else(|| "qimg".into(), OsStr::to_string_lossy)
+        .into_owned();
+    let short = Path::new(&invoked).file_name().map_or_else(
+        || invoked.clone(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     let _ = NAME.set(Name { invoked, short });
 }
 

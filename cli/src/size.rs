@@ -27,7 +27,11 @@ pub(crate) fn parse(text: &str) -> Result<u64, BadSize> {
             return Err(BadSize::Syntax);
         }
         let bytes = u64::from_str_radix(digits, 16).map_err(|_| BadSize::Range)?;
-        return if negative && bytes != 0 { Err(BadSize::Range) } else { Ok(bytes) };
+        return if negative && bytes != 0 {
+            Err(BadSize::Range)
+        } else {
+            Ok(bytes)
+        };
     }
     let (digits, rest) = split_digits(text);
     let (fraction, suffix) = match rest.strip_prefix('.') {
@@ -49,7 +53,9 @@ pub(crate) fn parse(text: &str) -> Result<u64, BadSize> {
     };
     let part: f64 = match fraction {
         "" => 0.0,
-        _ => format!("0.{fraction}").parse().map_err(|_| BadSize::Syntax)?,
+        _ => format!("0.{fraction}")
+            .parse()
+            .map_err(|_| BadSize::Syntax)?,
     };
     if shift == 0 && part != 0.0 {
         return Err(BadSize::Syntax);
@@ -65,10 +71,16 @@ pub(crate) fn parse(text: &str) -> Result<u64, BadSize> {
         return Err(BadSize::Range);
     }
     let unit = 1_u64 << shift;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
     // `part` is 0 to 1 and `unit` at most 2^60: the product is a small whole number.
     let extra = (part * unit as f64) as u64;
-    let bytes = whole.checked_mul(unit).and_then(|bytes| bytes.checked_add(extra));
+    let bytes = whole
+        .checked_mul(unit)
+        .and_then(|bytes| bytes.checked_add(extra));
     bytes.ok_or(BadSize::Range)
 }
 
@@ -86,9 +98,9 @@ pub(crate) fn parse_operand(what: &str, text: &str) -> Result<u64, String> {
     let max = i64::MAX.unsigned_abs();
     match parse(text) {
         Ok(bytes) if bytes <= max => Ok(bytes),
-        Ok(_) | Err(BadSize::Range) => {
-            Err(format!("Invalid {what} specified. Must be between 0 and {max}."))
-        }
+        Ok(_) | Err(BadSize::Range) => Err(format!(
+            "Invalid {what} specified. Must be between 0 and {max}."
+        )),
         Err(BadSize::Syntax) => Err(format!("Invalid {what} specified: '{text}'.")),
     }
 }
@@ -171,12 +183,17 @@ mod tests {
     #[test]
     fn sizes_that_qemu_img_refuses() {
         for text in [
-            "", "k", ".", "1Z", "1.5", "1.5b", "1e3", "1e3k", "0x10k", "0x1.8k", "0x", "-1k",
-            "5 ", "5kk", "5KiB", "5 k", "nan", "inf", "1_000", "1,5", "--5", "+-5", "é",
+            "", "k", ".", "1Z", "1.5", "1.5b", "1e3", "1e3k", "0x10k", "0x1.8k", "0x", "-1k", "5 ",
+            "5kk", "5KiB", "5 k", "nan", "inf", "1_000", "1,5", "--5", "+-5", "é",
         ] {
             assert_eq!(parse(text), Err(BadSize::Syntax), "{text}");
         }
-        for text in ["-5", "16E", "18446744073709551616", "99999999999999999999999k"] {
+        for text in [
+            "-5",
+            "16E",
+            "18446744073709551616",
+            "99999999999999999999999k",
+        ] {
             assert_eq!(parse(text), Err(BadSize::Range), "{text}");
         }
     }

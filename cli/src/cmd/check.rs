@@ -53,7 +53,13 @@ pub(crate) struct CheckArgs {
     force_share: bool,
 
     /// The form of the output: human or json
-    #[arg(long, value_enum, value_name = "FORM", default_value = "human", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value = "human",
+        hide_possible_values = true
+    )]
     output: Form,
 
     /// Repair what was found: not possible yet
@@ -82,7 +88,10 @@ impl Run for CheckArgs {
     fn run(self, _context: Context) -> Result<Exit, Failure> {
         let file = cmd::one_file(self.files)?;
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;
-        if let Some(mode) = self.cache.filter(|mode| !CACHE_MODES.contains(&mode.as_str())) {
+        if let Some(mode) = self
+            .cache
+            .filter(|mode| !CACHE_MODES.contains(&mode.as_str()))
+        {
             return Err(format!("Invalid source cache option: {mode}").into());
         }
         if self.repair.is_some() {

@@ -48,7 +48,13 @@ pub(crate) struct InfoArgs {
     force_share: bool,
 
     /// The form of the output: human or json
-    #[arg(long, value_enum, value_name = "FORM", default_value = "human", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value = "human",
+        hide_possible_values = true
+    )]
     output: Form,
 
     /// Define a secret: secret,id=NAME,file=FILE

@@ -27,7 +27,10 @@ impl Run for ManArgs {
     fn run(self, _context: Context) -> Result<Exit, Failure> {
         clap_mangen::generate_to(args::cli(), &self.directory).map_err(|e| {
             let reason = os_text(&e);
-            Failure::Message(format!("Could not write to '{}': {reason}", self.directory.display()))
+            Failure::Message(format!(
+                "Could not write to '{}': {reason}",
+                self.directory.display()
+            ))
         })?;
         Ok(Exit::Success)
     }

@@ -1,14 +1,26 @@
 //! `migrate-bitmaps`: move dirty bitmaps from one image to another.
 
-use std::ffi::OsString;
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Write},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+};
 
 use clap::Args;
+use qcow2::{
+    Image,
+    bitmap::{self, CopiedBitmap, CopyRequest},
+    io::LockMode,
+};
 
 use crate::{
     args::{Context, Run},
-    error::Failure,
+    cmd::{self, bitmap::hex},
+    error::{Failure, chain},
     exit::Exit,
-    output::Form,
+    open::{Opened, open},
+    output::{self, Form, Json, Tree, escape_control},
+    size::Human,
 };
 
 /// Move dirty bitmaps from one image to another of the same disk size
@@ -45,7 +57,13 @@ pub(crate) struct MigrateArgs {
     force: bool,
 
     /// The form of the report
-    #[arg(long, value_enum, value_name = "FORM", default_value = "human", hide_default_value = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value = "human",
+        hide_default_value = true
+    )]
     output: Form,
 
     #[arg(value_name = "SRC DST", num_args = 0..)]
@@ -81,7 +99,9 @@ pub(crate) struct Request {
 impl MigrateArgs {
     fn request(self) -> Result<Request, Failure> {
         let [source, destination] = self.operands.as_slice() else {
-            return Err(Failure::Hinted("Expecting source and destination image".into()));
+            return Err(Failure::Hinted(
+                "Expecting source and destination image".into(),
+            ));
         };
         let mut bitmaps: Vec<Rename> = Vec::new();
         for text in &self.bitmap {
@@ -98,7 +118,10 @@ impl MigrateArgs {
             if bitmaps.iter().any(|known| known.to == to) {
                 return Err(format!("Two bitmaps can't both be called '{to}'").into());
             }
-            bitmaps.push(Rename { from: from.into(), to: to.into() });
+            bitmaps.push(Rename {
+                from: from.into(),
+                to: to.into(),
+            });
         }
         Ok(Request {
             source: source.clone(),
@@ -115,9 +138,145 @@ impl Run for MigrateArgs {
     const NAME: &'static str = "migrate-bitmaps";
 
     fn run(self, _context: Context) -> Result<Exit, Failure> {
-        let _request = self.request()?;
-        Err("migrate-bitmaps is not there yet".into())
+        let request = self.request()?;
+        let text = |e: qcow2::Error| Failure::Message(chain(&e));
+        let source_locks = if request.remove_source {
+            LockMode::ReadWrite
+        } else {
+            LockMode::Read
+        };
+        let source = open_qcow2(&request.source, request.remove_source, source_locks)?;
+        refuse_same_file(&request.source, &request.destination)?;
+        let target = open_qcow2(&request.destination, true, LockMode::ReadWrite)?;
+        let Some(mut source) = source else {
+            return Err(no_bitmaps(&request.source, "has no bitmaps"));
+        };
+        let Some(mut target) = target else {
+            return Err(no_bitmaps(&request.destination, "can't hold bitmaps"));
+        };
+        let bitmaps = match request.bitmaps.as_slice() {
+            [] => bitmap::all_bitmaps(&source).map_err(text)?,
+            named => named.iter().map(Rename::request).collect(),
+        };
+        let moved = bitmap::copy_bitmaps(&source, &mut target, &bitmaps, request.force);
+        let moved = moved.map_err(text)?;
+        if request.remove_source {
+            let mut edit = source.edit_bitmaps().map_err(text)?;
+            for bitmap in &bitmaps {
+                edit.remove(&bitmap.name).map_err(text)?;
+            }
+            edit.commit().map_err(text)?;
+        }
+        match request.form {
+            Form::Human => human(&request, &moved)?,
+            Form::Json => json(&request, &moved)?,
+        }
+        Ok(Exit::Success)
     }
+}
+
+impl Rename {
+    fn request(&self) -> CopyRequest {
+        CopyRequest {
+            name: self.from.clone().into(),
+            new_name: self.to.clone().into(),
+        }
+    }
+}
+
+/// Opens one of the two; `None` if it is no qcow2 image.
+fn open_qcow2(name: &OsStr, writable: bool, locks: LockMode) -> Result<Option<Image>, Failure> {
+    let spec = cmd::image_spec(name, None, false)?;
+    match open(&spec, writable, locks)? {
+        Opened::Qcow2(image) => Ok(Some(*image)),
+        Opened::Raw(_) => Ok(None),
+    }
+}
+
+fn no_bitmaps(name: &OsStr, what: &str) -> Failure {
+    let shown = name.to_string_lossy();
+    Failure::Message(format!(
+        "'{shown}' is a raw image and {what}: a qcow2 image is needed"
+    ))
+}
+
+/// Two names of one file would only be told apart by the lock.
+fn refuse_same_file(source: &OsStr, destination: &OsStr) -> Result<(), Failure> {
+    let identity = |name: &OsStr| std::fs::metadata(name).ok().map(|m| (m.dev(), m.ino()));
+    match (identity(source), identity(destination)) {
+        (Some(a), Some(b)) if a == b => {
+            Err("SRC and DST are the same image: nothing to move".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn human(request: &Request, moved: &[CopiedBitmap]) -> io::Result<()> {
+    let mut out = output::stdout();
+    let verb = if request.remove_source {
+        "moved"
+    } else {
+        "copied"
+    };
+    if moved.is_empty() {
+        writeln!(out, "no bitmaps {verb}: the source has none")?;
+    }
+    for bitmap in moved {
+        let names = &bitmap.request;
+        let name = String::from_utf8_lossy(&names.name);
+        write!(out, "{verb} {}", escape_control(&name))?;
+        if names.name != names.new_name {
+            write!(
+                out,
+                " as {}",
+                escape_control(&String::from_utf8_lossy(&names.new_name))
+            )?;
+        }
+        let (bytes, count) = (bitmap.dirty_bytes, bitmap.dirty_count);
+        let granularity = Human(bitmap.granularity);
+        let state = if bitmap.recording {
+            "recording"
+        } else {
+            "disabled"
+        };
+        writeln!(
+            out,
+            ": {state}, {} ({bytes} bytes) dirty in {count} granules of {granularity}",
+            Human(bytes)
+        )?;
+        writeln!(out, "  source sha256 {}", hex(&bitmap.source_sha256))?;
+        writeln!(out, "  target sha256 {}", hex(&bitmap.target_sha256))?;
+    }
+    out.flush()
+}
+
+fn json(request: &Request, moved: &[CopiedBitmap]) -> io::Result<()> {
+    let mut json = Json::new(output::stdout());
+    json.object("")?;
+    json.string("source", request.source.as_bytes())?;
+    json.string("target", request.destination.as_bytes())?;
+    json.flag("source-removed", request.remove_source)?;
+    json.list("bitmaps")?;
+    for bitmap in moved {
+        json.object("")?;
+        json.string("name", &bitmap.request.name)?;
+        json.string("new-name", &bitmap.request.new_name)?;
+        json.number("granularity", bitmap.granularity.into())?;
+        let state = if bitmap.recording {
+            "recording"
+        } else {
+            "disabled"
+        };
+        json.string("state", state.as_bytes())?;
+        json.number("dirty-count", bitmap.dirty_count.into())?;
+        json.number("dirty-bytes", bitmap.dirty_bytes.into())?;
+        json.string("source-sha256", hex(&bitmap.source_sha256).as_bytes())?;
+        json.string("target-sha256", hex(&bitmap.target_sha256).as_bytes())?;
+        json.end()?;
+    }
+    json.end()?;
+    json.end()?;
+    json.into_inner().flush()
 }
 
 #[cfg(test)]
@@ -139,7 +298,10 @@ mod tests {
     fn a_bitmap_may_get_another_name() {
         let bitmaps = request(&["x", "y=z=1"]).unwrap().bitmaps;
         let expected = [("x", "x"), ("y", "z=1")];
-        let expected = expected.map(|(from, to)| Rename { from: from.into(), to: to.into() });
+        let expected = expected.map(|(from, to)| Rename {
+            from: from.into(),
+            to: to.into(),
+        });
         assert_eq!(bitmaps, expected);
     }
 

@@ -35,7 +35,10 @@ pub(crate) fn image_spec(
 
 /// `Could not open 'name': message`.
 pub(crate) fn open_failure(name: &OsStr, message: impl std::fmt::Display) -> Failure {
-    Failure::Message(format!("Could not open '{}': {message}", name.to_string_lossy()))
+    Failure::Message(format!(
+        "Could not open '{}': {message}",
+        name.to_string_lossy()
+    ))
 }
 
 /// The one operand of a command that takes one image.

@@ -120,7 +120,9 @@ impl ImageSpec {
     /// # Errors
     /// An unknown driver or option, in qemu-img's words.
     pub(crate) fn from_options(list: &OsStr) -> Result<Self, SpecError> {
-        let text = list.to_str().ok_or("Invalid UTF-8 in the image specification")?;
+        let text = list
+            .to_str()
+            .ok_or("Invalid UTF-8 in the image specification")?;
         let mut options = Options::default();
         for (at, Pair { name, value }) in split(text).into_iter().enumerate() {
             match value {
@@ -159,7 +161,8 @@ impl ImageSpec {
 
 fn driver_named(name: Option<&str>) -> Result<Option<Driver>, SpecError> {
     let unknown = |name: &str| format!("Unknown driver '{name}'");
-    name.map(|name| Driver::named(name).ok_or_else(|| unknown(name))).transpose()
+    name.map(|name| Driver::named(name).ok_or_else(|| unknown(name)))
+        .transpose()
 }
 
 /// A file name with its protocol prefix, if it has one: a colon before the first slash
@@ -255,8 +258,10 @@ impl Options {
             }
         };
         let mut spec = ImageSpec::plain(given, driver, file);
-        spec.force_share =
-            self.take_text("force-share").map(|on| parse_flag("force-share", &on)).transpose()?;
+        spec.force_share = self
+            .take_text("force-share")
+            .map(|on| parse_flag("force-share", &on))
+            .transpose()?;
         if let Some(data_file) = self.take_text("data-file") {
             return Err(no_device(&data_file));
         }
@@ -291,7 +296,9 @@ impl Options {
                 _ => return Err(format!("Driver '{name}' can't stand below another one")),
             }
         }
-        let path = self.take_text(&format!("{prefix}filename")).filter(|path| !path.is_empty());
+        let path = self
+            .take_text(&format!("{prefix}filename"))
+            .filter(|path| !path.is_empty());
         let path = path.ok_or_else(|| match protocol {
             Some(Protocol::HostDevice) => "The 'host_device' block driver requires a file name",
             _ => "The 'file' block driver requires a file name",
@@ -301,11 +308,16 @@ impl Options {
         }
         let unknown = self.pairs.iter().find_map(|(name, _)| {
             let rest = name.strip_prefix(prefix).filter(|_| !prefix.is_empty())?;
-            Some(format!("Block protocol 'file' doesn't support the option '{rest}'"))
+            Some(format!(
+                "Block protocol 'file' doesn't support the option '{rest}'"
+            ))
         });
         match unknown {
             Some(text) => Err(text),
-            None => Ok(Reference { path: path.into(), protocol }),
+            None => Ok(Reference {
+                path: path.into(),
+                protocol,
+            }),
         }
     }
 
@@ -335,7 +347,9 @@ impl Options {
                 Driver::Protocol(_) => {
                     format!("Block protocol 'file' doesn't support the option '{name}'")
                 }
-                Driver::Qcow2 => format!("Block format 'qcow2' does not support the option '{name}'"),
+                Driver::Qcow2 => {
+                    format!("Block format 'qcow2' does not support the option '{name}'")
+                }
                 Driver::Raw => format!("Block format 'raw' does not support the option '{name}'"),
             });
         }
@@ -382,7 +396,13 @@ const SIZES: [&str; 5] = [
 ];
 
 /// Options that are texts.
-const TEXTS: [&str; 5] = ["detect-zeroes", "discard", "node-name", "overlap-check", "overlap-check.template"];
+const TEXTS: [&str; 5] = [
+    "detect-zeroes",
+    "discard",
+    "node-name",
+    "overlap-check",
+    "overlap-check.template",
+];
 
 fn no_device(name: &str) -> String {
     format!("Cannot find device='{name}' nor node-name='{name}'")
@@ -426,7 +446,10 @@ mod tests {
         assert_eq!(name("a:b/c").unwrap_err(), "Unknown protocol 'a'");
         assert_eq!(name(":").unwrap_err(), "Unknown protocol ''");
         assert_eq!(name("nbd://host/x").unwrap_err(), "Unknown protocol 'nbd'");
-        assert_eq!(name("").unwrap_err(), "The 'file' block driver requires a file name");
+        assert_eq!(
+            name("").unwrap_err(),
+            "The 'file' block driver requires a file name"
+        );
         let unknown = ImageSpec::from_name(OsStr::new("x:y"), Some("foo"));
         assert_eq!(unknown.unwrap_err(), "Unknown driver 'foo'");
     }
@@ -439,7 +462,10 @@ mod tests {
         json.given.clone_from(&opts.given);
         assert_eq!(json, opts);
         assert_eq!(opts.driver, Some(Driver::Qcow2));
-        let file = Reference { path: "a,b".into(), protocol: Some(Protocol::File) };
+        let file = Reference {
+            path: "a,b".into(),
+            protocol: Some(Protocol::File),
+        };
         assert_eq!(opts.file, file);
     }
 
@@ -448,12 +474,30 @@ mod tests {
         for (text, message) in [
             ("json:{}", "Must specify either driver or file"),
             ("json:[]", "Invalid JSON object given"),
-            ("json:{", "Could not parse the JSON options: JSON parse error, premature EOI"),
-            ("json:", "Could not parse the JSON options: Expecting a JSON value"),
-            ("json:{} x", "Could not parse the JSON options: Expecting at most one JSON value"),
-            (r#"json:{"driver":"nbd","host":"x"}"#, "Unknown driver 'nbd'"),
-            (r#"json:{"driver":"qcow2"}"#, "A block device must be specified for \"file\""),
-            (r#"json:{"driver":"file"}"#, "The 'file' block driver requires a file name"),
+            (
+                "json:{",
+                "Could not parse the JSON options: JSON parse error, premature EOI",
+            ),
+            (
+                "json:",
+                "Could not parse the JSON options: Expecting a JSON value",
+            ),
+            (
+                "json:{} x",
+                "Could not parse the JSON options: Expecting at most one JSON value",
+            ),
+            (
+                r#"json:{"driver":"nbd","host":"x"}"#,
+                "Unknown driver 'nbd'",
+            ),
+            (
+                r#"json:{"driver":"qcow2"}"#,
+                "A block device must be specified for \"file\"",
+            ),
+            (
+                r#"json:{"driver":"file"}"#,
+                "The 'file' block driver requires a file name",
+            ),
             (
                 r#"json:{"driver":"qcow2","file":"a"}"#,
                 "Cannot find device='a' nor node-name='a'",
@@ -466,14 +510,32 @@ mod tests {
     #[test]
     fn options_are_checked_by_driver() {
         for (text, message) in [
-            ("v3.qcow2", "Cannot find device='v3.qcow2' nor node-name='v3.qcow2'"),
+            (
+                "v3.qcow2",
+                "Cannot find device='v3.qcow2' nor node-name='v3.qcow2'",
+            ),
             ("", "Must specify either driver or file"),
             ("filename=x", "Must specify either driver or file"),
-            ("foo=bar,driver=qcow2,file.filename=x", "Block format 'qcow2' does not support the option 'foo'"),
-            ("driver=qcow2,file.filename=x,file.foo=y", "Block protocol 'file' doesn't support the option 'foo'"),
-            ("driver=qcow2,file.filename=x,backing.driver=y", "Block format 'qcow2' does not support the option 'backing.driver'"),
-            ("driver=qcow2,file.filename=x,read-only=x", "Parameter 'read-only' expects 'on' or 'off'"),
-            (",driver=raw", "Cannot reference an existing block device with additional options or a new filename"),
+            (
+                "foo=bar,driver=qcow2,file.filename=x",
+                "Block format 'qcow2' does not support the option 'foo'",
+            ),
+            (
+                "driver=qcow2,file.filename=x,file.foo=y",
+                "Block protocol 'file' doesn't support the option 'foo'",
+            ),
+            (
+                "driver=qcow2,file.filename=x,backing.driver=y",
+                "Block format 'qcow2' does not support the option 'backing.driver'",
+            ),
+            (
+                "driver=qcow2,file.filename=x,read-only=x",
+                "Parameter 'read-only' expects 'on' or 'off'",
+            ),
+            (
+                ",driver=raw",
+                "Cannot reference an existing block device with additional options or a new filename",
+            ),
         ] {
             assert_eq!(options(text).unwrap_err(), message, "{text}");
         }

@@ -19,7 +19,10 @@ pub(crate) fn split(list: &str) -> Vec<Pair> {
         let name = name.to_owned();
         if let Some(text) = after.strip_prefix('=') {
             let (value, left) = take_value(text);
-            pairs.push(Pair { name, value: Some(value) });
+            pairs.push(Pair {
+                name,
+                value: Some(value),
+            });
             rest = left;
         } else {
             pairs.push(Pair { name, value: None });
@@ -58,9 +61,9 @@ pub(crate) fn is_list(text: &str) -> bool {
 
 /// Whether a list asks for help: one of its words is `help` or `?`.
 pub(crate) fn asks_for_help(list: &str) -> bool {
-    split(list).iter().any(|pair| {
-        pair.value.is_none() && (pair.name == "help" || pair.name == "?")
-    })
+    split(list)
+        .iter()
+        .any(|pair| pair.value.is_none() && (pair.name == "help" || pair.name == "?"))
 }
 
 #[cfg(test)]
@@ -68,7 +71,10 @@ mod tests {
     use super::*;
 
     fn pairs(list: &str) -> Vec<(String, Option<String>)> {
-        split(list).into_iter().map(|pair| (pair.name, pair.value)).collect()
+        split(list)
+            .into_iter()
+            .map(|pair| (pair.name, pair.value))
+            .collect()
     }
 
     #[test]
@@ -82,7 +88,10 @@ mod tests {
         assert_eq!(pairs("a=x,,,b=1")[0].1.as_deref(), Some("x,"));
         assert_eq!(pairs("a=x,,,b=1")[1].1.as_deref(), Some("1"));
         assert_eq!(pairs("=x"), vec![(String::new(), Some("x".to_owned()))]);
-        assert_eq!(pairs("é=€,,"), vec![("é".to_owned(), Some("€,".to_owned()))]);
+        assert_eq!(
+            pairs("é=€,,"),
+            vec![("é".to_owned(), Some("€,".to_owned()))]
+        );
     }
 
     #[test]

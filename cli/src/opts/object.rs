@@ -15,7 +15,9 @@ pub(crate) struct Secret {
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secret").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Secret")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -37,20 +39,29 @@ pub(crate) fn add_secret(definition: &str, secrets: &mut Vec<Secret>) -> Result<
     };
     let kind = get("qom-type").ok_or("Parameter 'qom-type' is missing")?;
     if kind != "secret" {
-        return Err(format!("Parameter 'qom-type' does not accept value '{kind}'"));
+        return Err(format!(
+            "Parameter 'qom-type' does not accept value '{kind}'"
+        ));
     }
     let id = get("id").ok_or("Parameter 'id' is missing")?;
     let known = ["qom-type", "id", "data", "file", "format", "keyid", "iv"];
-    if let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+    if let Some((name, _)) = pairs
+        .iter()
+        .find(|(name, _)| !known.contains(&name.as_str()))
+    {
         return Err(format!("Parameter '{name}' is unexpected"));
     }
     if let Some(format) = get("format").filter(|format| !matches!(*format, "raw" | "base64")) {
-        return Err(format!("Parameter 'format' does not accept value '{format}'"));
+        return Err(format!(
+            "Parameter 'format' does not accept value '{format}'"
+        ));
     }
     if !is_identifier(id) {
-        return Err("Parameter 'id' expects an identifier\nIdentifiers consist of letters, \
+        return Err(
+            "Parameter 'id' expects an identifier\nIdentifiers consist of letters, \
                     digits, '-', '.', '_', starting with a letter."
-            .into());
+                .into(),
+        );
     }
     let data = match (get("file"), get("data")) {
         (Some(_), Some(_)) => return Err("'file' and 'data' are mutually exclusive".into()),
@@ -65,7 +76,10 @@ pub(crate) fn add_secret(definition: &str, secrets: &mut Vec<Secret>) -> Result<
         let text = "attempt to add duplicate property '";
         return Err(format!("{text}{id}' to object (type 'container')"));
     }
-    secrets.push(Secret { id: id.to_owned(), data });
+    secrets.push(Secret {
+        id: id.to_owned(),
+        data,
+    });
     Ok(())
 }
 
@@ -76,7 +90,9 @@ fn read_secret(file: &str) -> Result<Vec<u8>, String> {
     };
     let length = fs::metadata(file).map_err(fail)?.len();
     if length > MAX_SECRET_BYTES {
-        return Err(format!("Unable to read {file}: larger than {MAX_SECRET_BYTES} bytes"));
+        return Err(format!(
+            "Unable to read {file}: larger than {MAX_SECRET_BYTES} bytes"
+        ));
     }
     fs::read(file).map_err(fail)
 }
@@ -101,7 +117,9 @@ fn json_pairs(definition: &str) -> Result<Vec<(String, String)>, String> {
     };
     let text = |(name, value): (String, serde_json::Value)| match value {
         serde_json::Value::String(text) => Ok((name, text)),
-        _ => Err(format!("Invalid parameter type for '{name}', expected: string")),
+        _ => Err(format!(
+            "Invalid parameter type for '{name}', expected: string"
+        )),
     };
     members.into_iter().map(text).collect()
 }
@@ -124,10 +142,19 @@ mod tests {
 
     #[test]
     fn a_secret_in_either_notation() {
-        let expected = Secret { id: "x".into(), data: b"a,b".to_vec() };
+        let expected = Secret {
+            id: "x".into(),
+            data: b"a,b".to_vec(),
+        };
         assert_eq!(add("secret,id=x,data=a,,b").unwrap(), expected);
-        assert_eq!(add(r#"{"qom-type":"secret","id":"x","data":"a,b"}"#).unwrap(), expected);
-        assert!(!format!("{expected:?}").contains("97"), "the bytes stay out of debug output");
+        assert_eq!(
+            add(r#"{"qom-type":"secret","id":"x","data":"a,b"}"#).unwrap(),
+            expected
+        );
+        assert!(
+            !format!("{expected:?}").contains("97"),
+            "the bytes stay out of debug output"
+        );
     }
 
     #[test]
@@ -138,13 +165,23 @@ mod tests {
             ("secret", "Parameter 'id' is missing"),
             ("secret,id", "Expected '=' after parameter 'id'"),
             ("secret,id=x", "Either 'file' or 'data' must be provided"),
-            ("secret,id=x,data=y,file=z", "'file' and 'data' are mutually exclusive"),
+            (
+                "secret,id=x,data=y,file=z",
+                "'file' and 'data' are mutually exclusive",
+            ),
             ("secret,id=x,data=y,foo=z", "Parameter 'foo' is unexpected"),
-            ("secret,id=x,data=y,format=foo", "Parameter 'format' does not accept value 'foo'"),
+            (
+                "secret,id=x,data=y,format=foo",
+                "Parameter 'format' does not accept value 'foo'",
+            ),
             ("secret,id=x,data=y,keyid=z", "No secret with id 'z'"),
         ] {
             assert_eq!(add(definition).unwrap_err(), message, "{definition}");
         }
-        assert!(add("secret,id=1x,data=y").unwrap_err().starts_with("Parameter 'id' expects"));
+        assert!(
+            add("secret,id=1x,data=y")
+                .unwrap_err()
+                .starts_with("Parameter 'id' expects")
+        );
     }
 }

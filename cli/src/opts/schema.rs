@@ -60,10 +60,12 @@ pub(crate) struct Values {
 
 impl Schema {
     fn items(self) -> impl Iterator<Item = &'static Item> {
-        self.format.iter().chain(self.file.iter().filter(move |file| {
-            // An option of both levels is one option; the format's wording stands.
-            !self.format.iter().any(|item| item.name == file.name)
-        }))
+        self.format
+            .iter()
+            .chain(self.file.iter().filter(move |file| {
+                // An option of both levels is one option; the format's wording stands.
+                !self.format.iter().any(|item| item.name == file.name)
+            }))
     }
 
     fn find(self, name: &str) -> Option<&'static Item> {
@@ -73,8 +75,11 @@ impl Schema {
     /// The text of `-o help`: for the format alone, or (`with_file`) with what the file
     /// beneath takes as well.
     pub(crate) fn help(self, format: &str, with_file: bool) -> String {
-        let mut items: Vec<&Item> =
-            if with_file { self.items().collect() } else { self.format.iter().collect() };
+        let mut items: Vec<&Item> = if with_file {
+            self.items().collect()
+        } else {
+            self.format.iter().collect()
+        };
         items.sort_by_key(|item| item.name);
         let mut text = match with_file {
             true => "Supported options:\n".to_owned(),
@@ -104,7 +109,10 @@ impl Schema {
     /// # Errors
     /// The message as qemu-img words it, without the file's name in front.
     pub(crate) fn parse(self, list: &str) -> Result<Values, String> {
-        let mut values = Values { schema: self, given: Vec::new() };
+        let mut values = Values {
+            schema: self,
+            given: Vec::new(),
+        };
         for Pair { name, value } in split(list) {
             let (name, value) = match value {
                 Some(value) => (name, value),
@@ -154,7 +162,10 @@ impl Values {
 
     /// The option's value, if given.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
-        self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| value)
+        self.given
+            .iter()
+            .find(|(given, _)| *given == name)
+            .map(|(_, value)| value)
     }
 
     /// A text option.
@@ -187,7 +198,9 @@ impl Values {
     pub(crate) fn listing(&self) -> String {
         let mut text = String::new();
         for item in self.schema.items() {
-            let Some(value) = self.get(item.name) else { continue };
+            let Some(value) = self.get(item.name) else {
+                continue;
+            };
             let space = if text.is_empty() { "" } else { " " };
             let _ = match value {
                 Value::Text(value) | Value::Flag(_, value) => {
@@ -231,7 +244,9 @@ fn parse_number(name: &str, text: &str) -> Result<u64, String> {
         Some(rest) => (true, rest),
         None => (false, digits.strip_prefix('+').unwrap_or(digits)),
     };
-    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let hex = digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"));
     let (radix, digits) = match hex {
         Some(hex) => (16, hex),
         None if digits.len() > 1 && digits.starts_with('0') => (8, digits),
@@ -243,7 +258,9 @@ fn parse_number(name: &str, text: &str) -> Result<u64, String> {
     match u64::from_str_radix(digits, radix) {
         Ok(number) if negative => Ok(number.wrapping_neg()),
         Ok(number) => Ok(number),
-        Err(_) => Err(format!("Value '{text}' is too large for parameter '{name}'")),
+        Err(_) => Err(format!(
+            "Value '{text}' is too large for parameter '{name}'"
+        )),
     }
 }
 
@@ -253,12 +270,32 @@ mod tests {
 
     const SCHEMA: Schema = Schema {
         format: &[
-            Item { name: "cluster_size", kind: Kind::Size, help: "bytes" },
-            Item { name: "lazy", kind: Kind::Flag, help: "later" },
-            Item { name: "data_file", kind: Kind::Text, help: "name" },
-            Item { name: "bits", kind: Kind::Number, help: "width" },
+            Item {
+                name: "cluster_size",
+                kind: Kind::Size,
+                help: "bytes",
+            },
+            Item {
+                name: "lazy",
+                kind: Kind::Flag,
+                help: "later",
+            },
+            Item {
+                name: "data_file",
+                kind: Kind::Text,
+                help: "name",
+            },
+            Item {
+                name: "bits",
+                kind: Kind::Number,
+                help: "width",
+            },
         ],
-        file: &[Item { name: "nocow", kind: Kind::Flag, help: "btrfs" }],
+        file: &[Item {
+            name: "nocow",
+            kind: Kind::Flag,
+            help: "btrfs",
+        }],
     };
 
     #[test]
@@ -286,8 +323,13 @@ mod tests {
             refused("bits=18446744073709551616"),
             "Value '18446744073709551616' is too large for parameter 'bits'"
         );
-        assert_eq!(refused("cluster_size=16E"), "Value '16E' is out of range for parameter 'cluster_size'");
-        assert!(refused("cluster_size=foo").starts_with("Parameter 'cluster_size' expects a non-neg"));
+        assert_eq!(
+            refused("cluster_size=16E"),
+            "Value '16E' is out of range for parameter 'cluster_size'"
+        );
+        assert!(
+            refused("cluster_size=foo").starts_with("Parameter 'cluster_size' expects a non-neg")
+        );
     }
 
     #[test]

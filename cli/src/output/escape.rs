@@ -17,7 +17,9 @@ impl fmt::Display for Escaped<'_> {
                     '\r' => f.write_str("\\r")?,
                     '\t' => f.write_str("\\t")?,
                     c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
-                    c if c.is_control() || is_override(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                    c if c.is_control() || is_override(c) => {
+                        write!(f, "\\u{{{:x}}}", u32::from(c))?
+                    }
                     c => fmt::Write::write_char(f, c)?,
                 }
             }

@@ -22,7 +22,10 @@ struct Level {
 impl<W: Write> Json<W> {
     /// A writer with nothing open yet.
     pub(crate) fn new(out: W) -> Self {
-        Self { out, open: Vec::new() }
+        Self {
+            out,
+            open: Vec::new(),
+        }
     }
 
     /// The writer back, for flushing.
@@ -30,10 +33,24 @@ impl<W: Write> Json<W> {
         self.out
     }
 
+    /// Not known.
+    pub(crate) fn null(&mut self, key: &str) -> io::Result<()> {
+        self.literal(key, b"null")
+    }
+
+    /// A value that is JSON already, on one line: for items of which there are millions.
+    pub(crate) fn literal(&mut self, key: &str, json: &[u8]) -> io::Result<()> {
+        self.before(key)?;
+        self.out.write_all(json)?;
+        self.after()
+    }
+
     /// What stands before a value: the comma, the line, the key.
     fn before(&mut self, key: &str) -> io::Result<()> {
         let depth = self.open.len();
-        let Some(level) = self.open.last_mut() else { return Ok(()) };
+        let Some(level) = self.open.last_mut() else {
+            return Ok(());
+        };
         if !std::mem::replace(&mut level.empty, false) {
             self.out.write_all(b",")?;
         }
@@ -55,7 +72,11 @@ impl<W: Write> Json<W> {
     }
 
     fn after(&mut self) -> io::Result<()> {
-        if self.open.is_empty() { self.out.write_all(b"\n") } else { Ok(()) }
+        if self.open.is_empty() {
+            self.out.write_all(b"\n")
+        } else {
+            Ok(())
+        }
     }
 
     fn text(&mut self, text: &[u8]) -> io::Result<()> {
@@ -103,9 +124,15 @@ fn next_char(bytes: &[u8]) -> Option<(Option<char>, &[u8])> {
         length @ 2..=6 => usize::try_from(length).unwrap_or(1),
         _ => return Some((None, rest)),
     };
-    let follow = rest.iter().take(length - 1).take_while(|&&byte| byte & 0xc0 == 0x80).count();
+    let follow = rest
+        .iter()
+        .take(length - 1)
+        .take_while(|&&byte| byte & 0xc0 == 0x80)
+        .count();
     let (sequence, left) = bytes.split_at_checked(1 + follow)?;
-    let c = std::str::from_utf8(sequence).ok().and_then(|text| text.chars().next());
+    let c = std::str::from_utf8(sequence)
+        .ok()
+        .and_then(|text| text.chars().next());
     Some((c, left))
 }
 
@@ -130,18 +157,26 @@ impl<W: Write> Tree for Json<W> {
 
     fn object(&mut self, key: &str) -> io::Result<()> {
         self.before(key)?;
-        self.open.push(Level { object: true, empty: true });
+        self.open.push(Level {
+            object: true,
+            empty: true,
+        });
         self.out.write_all(b"{")
     }
 
     fn list(&mut self, key: &str) -> io::Result<()> {
         self.before(key)?;
-        self.open.push(Level { object: false, empty: true });
+        self.open.push(Level {
+            object: false,
+            empty: true,
+        });
         self.out.write_all(b"[")
     }
 
     fn end(&mut self) -> io::Result<()> {
-        let Some(level) = self.open.pop() else { return Ok(()) };
+        let Some(level) = self.open.pop() else {
+            return Ok(());
+        };
         self.line(self.open.len())?;
         self.out.write_all(if level.object { b"}" } else { b"]" })?;
         self.after()
@@ -185,10 +220,16 @@ mod tests {
     #[test]
     fn characters_are_escaped_as_qemu_does() {
         for (bytes, shown) in [
-            (&b"\x01\x08\t\n\x0b\x0c\r\x1f\x7f"[..], r"\u0001\b\t\n\u000B\f\r\u001F\u007F"),
+            (
+                &b"\x01\x08\t\n\x0b\x0c\r\x1f\x7f"[..],
+                r"\u0001\b\t\n\u000B\f\r\u001F\u007F",
+            ),
             (b"\"\\/<&'", r#"\"\\/<&'"#),
             ("é€\u{2028}😀".as_bytes(), r"\u00E9\u20AC\u2028\uD83D\uDE00"),
-            ("\u{10ffff}\u{fffe}\u{fdd0}\u{1fffe}".as_bytes(), r"\uFFFD\uFFFD\uFFFD\uFFFD"),
+            (
+                "\u{10ffff}\u{fffe}\u{fdd0}\u{1fffe}".as_bytes(),
+                r"\uFFFD\uFFFD\uFFFD\uFFFD",
+            ),
             (b"a\x80z\xff\xfe", r"a\uFFFDz\uFFFD\uFFFD"),
             (b"\xed\xa0\x80z", r"\uFFFDz"),
             (b"\xc1\x81z", r"\uFFFDz"),

@@ -17,7 +17,11 @@ pub(crate) struct Text<W> {
 impl<W: Write> Text<W> {
     /// A writer whose outermost lines stand `indent` levels in.
     pub(crate) fn new(out: W, indent: usize) -> Self {
-        Self { out, indent, open: Vec::new() }
+        Self {
+            out,
+            indent,
+            open: Vec::new(),
+        }
     }
 
     fn key(&mut self, key: &str) -> io::Result<()> {

@@ -238,12 +238,16 @@ impl BitmapOptions {
         if self.source_format.is_some() && self.source_file.is_none() {
             return Err("-F only supported with -b".into());
         }
-        let merges = actions.iter().any(|action| matches!(action, Action::Merge(_)));
+        let merges = actions
+            .iter()
+            .any(|action| matches!(action, Action::Merge(_)));
         if self.source_file.is_some() && !merges {
             return Err("Merge bitmap source file only supported with --merge".into());
         }
         if self.form_given() || self.force_share {
-            return Err(Failure::Hinted("--output and -U only go with --list or --dump".into()));
+            return Err(Failure::Hinted(
+                "--output and -U only go with --list or --dump".into(),
+            ));
         }
         let [file, bitmap] = self.operands.as_slice() else {
             return Err("Expecting filename and bitmap name".into());
@@ -318,7 +322,9 @@ impl BitmapOptions {
 
 /// A bitmap's name, which the format keeps as UTF-8.
 fn name(operand: &OsString) -> Result<String, Failure> {
-    let text = operand.to_str().ok_or("A bitmap's name must be valid UTF-8")?;
+    let text = operand
+        .to_str()
+        .ok_or("A bitmap's name must be valid UTF-8")?;
     Ok(text.to_owned())
 }
 
@@ -331,7 +337,10 @@ fn actions(context: &Context) -> Vec<Action> {
         "enable" => Some(Action::Enable),
         "disable" => Some(Action::Disable),
         "merge" => {
-            let source = met.value.as_ref().map(|value| value.to_string_lossy().into_owned());
+            let source = met
+                .value
+                .as_ref()
+                .map(|value| value.to_string_lossy().into_owned());
             Some(Action::Merge(source.unwrap_or_default()))
         }
         _ => None,
@@ -347,7 +356,11 @@ impl Run for BitmapOptions {
         match self.request(context)? {
             Request::Edit(args) => edit::run(&args),
             Request::List { target, json } => list::run(&target, json),
-            Request::Dump { target, bitmap, form } => dump::run(&target, &bitmap, form),
+            Request::Dump {
+                target,
+                bitmap,
+                form,
+            } => dump::run(&target, &bitmap, form),
         }
     }
 }

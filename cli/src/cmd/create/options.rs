@@ -7,8 +7,11 @@ const fn item(name: &'static str, kind: Kind, help: &'static str) -> Item {
 }
 
 const SIZE: Item = item("size", Kind::Size, "Virtual disk size");
-const NOCOW: Item =
-    item("nocow", Kind::Flag, "Turn off copy-on-write (valid only on btrfs)");
+const NOCOW: Item = item(
+    "nocow",
+    Kind::Flag,
+    "Turn off copy-on-write (valid only on btrfs)",
+);
 const EXTENT_SIZE_HINT: Item = item(
     "extent_size_hint",
     Kind::Size,
@@ -23,18 +26,46 @@ pub(crate) const QCOW2: Schema = Schema {
             Kind::Flag,
             "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
         ),
-        item("encrypt.format", Kind::Text, "Encrypt the image, format choices: 'aes', 'luks'"),
+        item(
+            "encrypt.format",
+            Kind::Text,
+            "Encrypt the image, format choices: 'aes', 'luks'",
+        ),
         item(
             "encrypt.key-secret",
             Kind::Text,
             "ID of secret providing qcow AES key or LUKS passphrase",
         ),
-        item("encrypt.cipher-alg", Kind::Text, "Name of encryption cipher algorithm"),
-        item("encrypt.cipher-mode", Kind::Text, "Name of encryption cipher mode"),
-        item("encrypt.ivgen-alg", Kind::Text, "Name of IV generator algorithm"),
-        item("encrypt.ivgen-hash-alg", Kind::Text, "Name of IV generator hash algorithm"),
-        item("encrypt.hash-alg", Kind::Text, "Name of encryption hash algorithm"),
-        item("encrypt.iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"),
+        item(
+            "encrypt.cipher-alg",
+            Kind::Text,
+            "Name of encryption cipher algorithm",
+        ),
+        item(
+            "encrypt.cipher-mode",
+            Kind::Text,
+            "Name of encryption cipher mode",
+        ),
+        item(
+            "encrypt.ivgen-alg",
+            Kind::Text,
+            "Name of IV generator algorithm",
+        ),
+        item(
+            "encrypt.ivgen-hash-alg",
+            Kind::Text,
+            "Name of IV generator hash algorithm",
+        ),
+        item(
+            "encrypt.hash-alg",
+            Kind::Text,
+            "Name of encryption hash algorithm",
+        ),
+        item(
+            "encrypt.iter-time",
+            Kind::Number,
+            "Time to spend in PBKDF in milliseconds",
+        ),
         item("cluster_size", Kind::Size, "qcow2 cluster size"),
         item("extended_l2", Kind::Flag, "Extended L2 tables"),
         item(
@@ -48,17 +79,29 @@ pub(crate) const QCOW2: Schema = Schema {
             "Compression method used for image cluster compression",
         ),
         SIZE,
-        item("compat", Kind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+        item(
+            "compat",
+            Kind::Text,
+            "Compatibility level (v2 [0.10] or v3 [1.1])",
+        ),
         item("backing_file", Kind::Text, "File name of a base image"),
         item("backing_fmt", Kind::Text, "Image format of the base image"),
-        item("data_file", Kind::Text, "File name of an external data file"),
+        item(
+            "data_file",
+            Kind::Text,
+            "File name of an external data file",
+        ),
         item(
             "data_file_raw",
             Kind::Flag,
             "The external data file must stay valid as a raw image",
         ),
         item("lazy_refcounts", Kind::Flag, "Postpone refcount updates"),
-        item("refcount_bits", Kind::Number, "Width of a reference count entry in bits"),
+        item(
+            "refcount_bits",
+            Kind::Number,
+            "Width of a reference count entry in bits",
+        ),
     ],
     file: &[NOCOW, EXTENT_SIZE_HINT],
 };

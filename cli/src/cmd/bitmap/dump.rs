@@ -1,0 +1,237 @@
+//! `bitmap --dump`: what is dirty in one bitmap.
+
+use std::io::{self, IsTerminal, Write};
+
+use hbitmap::HBitmap;
+use qcow2::{
+    Error, Image,
+    bitmap::{Bitmap, BitmapError, BitmapState},
+};
+
+use super::{
+    DumpForm, Target,
+    list::{flags, open_to_read, share},
+};
+use crate::{
+    error::{Failure, chain},
+    exit::Exit,
+    open::Opened,
+    output::{self, Json, Tree, escape_control},
+    progname,
+    size::Human,
+};
+
+/// Bytes of linear form that are written at a time.
+const PIECE: u64 = 1 << 20;
+
+/// Prints the bitmap called `name`.
+pub(super) fn run(target: &Target, name: &str, form: DumpForm) -> Result<Exit, Failure> {
+    let not_found = || {
+        Error::from(BitmapError::NotFound {
+            name: name.to_owned(),
+        })
+    };
+    let Opened::Qcow2(image) = open_to_read(target)? else {
+        return Err(chain(&not_found()).into());
+    };
+    let failed = |e: Error| Failure::Message(chain(&e));
+    let bitmaps = image.bitmaps().map_err(failed)?;
+    let bitmap = bitmaps.find(&image, name.as_bytes()).map_err(failed)?;
+    let bits = if bitmap.state().is_valid() {
+        Some(bitmap.load())
+    } else {
+        None
+    };
+    let (state, bits) = match bits {
+        None => (bitmap.state(), None),
+        Some(Ok(bits)) => (bitmap.state(), Some(bits)),
+        Some(Err(e @ Error::Io { .. })) => return Err(failed(e)),
+        Some(Err(e)) => (BitmapState::Corrupt(chain(&e)), None),
+    };
+    if form == DumpForm::Json {
+        let dump = Dump {
+            file: &target.file.to_string_lossy(),
+            image: &image,
+            bitmap,
+            state,
+        };
+        dump.json(bits.as_ref())?;
+        return Ok(Exit::Success);
+    }
+    let Some(bits) = bits else {
+        return Err(not_valid(name, &state));
+    };
+    if matches!(form, DumpForm::Raw | DumpForm::Layered) && io::stdout().is_terminal() {
+        return Err("the bits would go to a terminal: send them into a file or a pipe".into());
+    }
+    match form {
+        DumpForm::Human => {
+            let dump = Dump {
+                file: &target.file.to_string_lossy(),
+                image: &image,
+                bitmap,
+                state,
+            };
+            dump.human(&bits)?;
+        }
+        DumpForm::Ranges => ranges(&bits)?,
+        DumpForm::Raw => raw(&bits)?,
+        DumpForm::Layered => {
+            let mut out = output::stdout();
+            bits.write_layered(&mut out).map_err(layered_failure)?;
+            out.flush()?;
+        }
+        DumpForm::Json => {}
+    }
+    Ok(Exit::Success)
+}
+
+/// A closed pipe behind the layered form is a closed pipe like any other.
+fn layered_failure(error: hbitmap::Error) -> Failure {
+    match error {
+        hbitmap::Error::Io { source, .. } => Failure::Output(source),
+        e => Failure::Message(chain(&e)),
+    }
+}
+
+/// Why there is nothing to print.
+fn not_valid(name: &str, state: &BitmapState) -> Failure {
+    let reason = match state {
+        BitmapState::Live => {
+            "is in use by a program that has the image open: the bits in the \
+                              file are from before it was opened"
+        }
+        BitmapState::Corrupt(reason) => {
+            return Failure::Message(format!("Bitmap '{name}' cannot be used: {reason}"));
+        }
+        _ => "is inconsistent and cannot be used",
+    };
+    Failure::Message(format!("Bitmap '{name}' {reason}"))
+}
+
+/// A bitmap to be printed with what belongs to it.
+struct Dump<'a> {
+    file: &'a str,
+    image: &'a Image,
+    bitmap: Bitmap<'a>,
+    state: BitmapState,
+}
+
+impl Dump<'_> {
+    fn human(&self, bits: &HBitmap) -> io::Result<()> {
+        let mut out = output::stdout();
+        let (size, dirty) = (self.image.virtual_size(), bits.dirty_bytes());
+        let granularity = bits.granularity().bytes();
+        writeln!(out, "image: {}", escape_control(self.file))?;
+        writeln!(out, "virtual size: {} ({size} bytes)", Human(size))?;
+        writeln!(out, "bitmap: {}", escape_control(&self.bitmap.name_lossy()))?;
+        writeln!(out, "state: {}", self.state.word())?;
+        writeln!(
+            out,
+            "granularity: {} ({granularity} bytes)",
+            Human(granularity)
+        )?;
+        let (count, share) = (bits.count(), share(dirty, size));
+        writeln!(
+            out,
+            "dirty: {} ({dirty} bytes) in {count} granules, {share}",
+            Human(dirty)
+        )?;
+        writeln!(out, "sha256: {}", hex(&bits.sha256()))?;
+        writeln!(out, "crc32c: {:08x}", bits.crc32c())?;
+        if dirty > 0 {
+            writeln!(out, "\n{:>20} {:>20}", "Offset", "Length")?;
+        }
+        for range in bits.ranges() {
+            writeln!(out, "{:>20} {:>20}", range.start, range.end - range.start)?;
+        }
+        out.flush()
+    }
+
+    fn json(&self, bits: Option<&HBitmap>) -> io::Result<()> {
+        let mut json = Json::new(output::stdout());
+        json.object("")?;
+        json.string("filename", self.file.as_bytes())?;
+        json.string("name", self.bitmap.name())?;
+        json.number("virtual-size", self.image.virtual_size().into())?;
+        json.number("granularity", self.bitmap.granularity().unwrap_or(0).into())?;
+        json.string("state", self.state.word().as_bytes())?;
+        json.list("flags")?;
+        for flag in flags(&self.bitmap) {
+            json.string("", flag.as_bytes())?;
+        }
+        json.end()?;
+        if let BitmapState::Corrupt(reason) = &self.state {
+            progname::warning(format_args!(
+                "bitmap '{}': {reason}",
+                self.bitmap.name_lossy()
+            ));
+        }
+        match bits {
+            Some(bits) => json_bits(&mut json, bits)?,
+            None => {
+                for key in ["dirty-count", "dirty-bytes", "sha256", "crc32c", "extents"] {
+                    json.null(key)?;
+                }
+            }
+        }
+        json.end()?;
+        json.into_inner().flush()
+    }
+}
+
+fn json_bits<W: Write>(json: &mut Json<W>, bits: &HBitmap) -> io::Result<()> {
+    json.number("dirty-count", bits.count().into())?;
+    json.number("dirty-bytes", bits.dirty_bytes().into())?;
+    json.string("sha256", hex(&bits.sha256()).as_bytes())?;
+    json.string("crc32c", format!("{:08x}", bits.crc32c()).as_bytes())?;
+    json.list("extents")?;
+    let (mut extent, mut number) = (Vec::with_capacity(64), itoa::Buffer::new());
+    for range in bits.ranges() {
+        extent.clear();
+        extent.extend(b"{\"offset\": ");
+        extent.extend(number.format(range.start).as_bytes());
+        extent.extend(b", \"length\": ");
+        extent.extend(number.format(range.end - range.start).as_bytes());
+        extent.push(b'}');
+        json.literal("", &extent)?;
+    }
+    json.end()
+}
+
+/// `offset length` a line, in decimal.
+fn ranges(bits: &HBitmap) -> io::Result<()> {
+    let mut out = output::stdout();
+    let (mut line, mut number) = (Vec::with_capacity(48), itoa::Buffer::new());
+    for range in bits.ranges() {
+        line.clear();
+        line.extend(number.format(range.start).as_bytes());
+        line.push(b' ');
+        line.extend(number.format(range.end - range.start).as_bytes());
+        line.push(b'\n');
+        out.write_all(&line)?;
+    }
+    out.flush()
+}
+
+/// The bits as an image stores them, in whole words of 64: what the SHA-256 is over.
+fn raw(bits: &HBitmap) -> Result<(), Failure> {
+    let mut out = output::stdout();
+    let step = (PIECE * 8).saturating_mul(bits.granularity().bytes());
+    let mut buffer = Vec::new();
+    let mut start = 0;
+    while start < bits.len() {
+        let end = start.saturating_add(step).min(bits.len());
+        let failed = |e: hbitmap::Error| Failure::Message(chain(&e));
+        buffer.resize(bits.linear_size(start..end).map_err(failed)?, 0);
+        bits.write_linear(start..end, &mut buffer).map_err(failed)?;
+        out.write_all(&buffer)?;
+        start = end;
+    }
+    Ok(out.flush()?)
+}
+
+/// A digest as text.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

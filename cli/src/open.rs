@@ -1,0 +1,86 @@
+//! From an image as the command line names it to an open one.
+
+use std::ffi::OsStr;
+
+use qcow2::{
+    DataFilePolicy, Error, Image, OpenOptions,
+    io::{Access, FileStorage, LockMode, Locking, Storage},
+};
+
+use crate::{
+    cmd,
+    error::{Failure, chain},
+    opts::{Driver, ImageSpec},
+    progname,
+};
+
+/// What an image turned out to be.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// A qcow2 image.
+    Qcow2(Box<Image>),
+    /// Anything else: the file itself.
+    Raw(FileStorage),
+}
+
+/// Opens the image that `spec` names, for writing or not, with `locks`.
+///
+/// # Errors
+/// `Could not open 'NAME': …`, in qemu-img's words.
+pub(crate) fn open(spec: &ImageSpec, writable: bool, locks: LockMode) -> Result<Opened, Failure> {
+    let name = spec.given.as_os_str();
+    let failed = |e: Error| open_failure(name, &e);
+    let access = if writable {
+        Access::ReadWrite
+    } else {
+        Access::ReadOnly
+    };
+    let locks = if spec.force_share == Some(true) {
+        LockMode::None
+    } else {
+        locks
+    };
+    let file = FileStorage::open(&spec.file.path, access, locks).map_err(failed)?;
+    if file.locking() == Locking::Unsupported {
+        progname::warning(format_args!(
+            "'{}' can't be locked: other users of it are not noticed",
+            name.to_string_lossy()
+        ));
+    }
+    let is_qcow2 = match spec.driver {
+        Some(driver) => driver == Driver::Qcow2,
+        None => has_magic(&file).map_err(failed)?,
+    };
+    if !is_qcow2 {
+        return Ok(Opened::Raw(file));
+    }
+    let data_file = match &spec.data_file {
+        Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
+        None => DataFilePolicy::Follow,
+    };
+    let options = OpenOptions::new()
+        .writable(writable)
+        .lock(locks)
+        .data_file(data_file);
+    let image = options.open_file(file).map_err(failed)?;
+    Ok(Opened::Qcow2(Box::new(image)))
+}
+
+/// Whether the file begins as a qcow2 image does.
+fn has_magic(file: &FileStorage) -> Result<bool, Error> {
+    let mut magic = [0; 4];
+    file.read_padded(0, &mut magic)
+        .map_err(Error::io("reading the first bytes"))?;
+    Ok(magic == qcow2::format::header::MAGIC)
+}
+
+/// `Could not open 'NAME': …`, with the question that belongs to a lock held elsewhere.
+fn open_failure(name: &OsStr, error: &Error) -> Failure {
+    let shown = name.to_string_lossy();
+    match error {
+        Error::Locked { .. } => Failure::Message(format!(
+            "Could not open '{shown}': {error}\nIs another process using the image [{shown}]?"
+        )),
+        _ => cmd::open_failure(name, chain(error)),
+    }
+}
