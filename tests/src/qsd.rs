@@ -22,10 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Qsd {
     child: Child,
-    stdin: Option<ChildStdin>,
+    stdin: ChildStdin,
     replies: Receiver<Value>,
     scratch: Scratch,
     exports: u32,
+    /// Whether the node `n` was opened read-write.
+    writable: bool,
 }
 
 impl Qsd {
@@ -39,7 +41,14 @@ impl Qsd {
         reason = "starting a process is no default"
     )]
     pub fn new() -> Self {
+        Self::in_dir(Path::new("."))
+    }
+
+    /// Starts the daemon in `dir`: that is where QEMU looks for an external data file
+    /// that an image names without a path.
+    fn in_dir(dir: &Path) -> Self {
         let mut child = Command::new("qemu-storage-daemon")
+            .current_dir(dir)
             .args(["--chardev", "stdio,id=m", "--monitor", "m"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -55,13 +64,14 @@ impl Qsd {
                 }
             }
         });
-        let stdin = child.stdin.take();
+        let stdin = child.stdin.take().unwrap();
         let mut qsd = Self {
             child,
             stdin,
             replies,
             scratch: Scratch::new(),
             exports: 0,
+            writable: false,
         };
         qsd.qmp("qmp_capabilities", json!({}));
         qsd
@@ -70,7 +80,7 @@ impl Qsd {
     /// Starts the daemon and opens `image` read-write as the node `n`.
     #[must_use]
     pub fn open(image: &Path) -> Self {
-        let mut qsd = Self::new();
+        let mut qsd = Self::in_dir(image.parent().unwrap());
         qsd.add_node("n", image, false);
         qsd
     }
@@ -78,7 +88,7 @@ impl Qsd {
     /// Starts the daemon and opens `image` read-only as the node `n`.
     #[must_use]
     pub fn open_read_only(image: &Path) -> Self {
-        let mut qsd = Self::new();
+        let mut qsd = Self::in_dir(image.parent().unwrap());
         qsd.add_node("n", image, true);
         qsd
     }
@@ -86,6 +96,9 @@ impl Qsd {
     /// `blockdev-add` of a qcow2 image.
     #[track_caller]
     pub fn add_node(&mut self, node: &str, image: &Path, read_only: bool) {
+        if node == "n" {
+            self.writable = !read_only;
+        }
         self.qmp(
             "blockdev-add",
             json!({
@@ -122,7 +135,7 @@ impl Qsd {
     /// When the daemon does not answer.
     pub fn try_qmp(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
         let message = json!({ "execute": command, "arguments": arguments });
-        let stdin = self.stdin.as_mut().unwrap();
+        let stdin = &mut self.stdin;
         writeln!(stdin, "{message}").unwrap();
         loop {
             let reply = self.next_message(command);
@@ -213,7 +226,8 @@ impl Qsd {
     /// Dirty ranges of the bitmap as an NBD client sees them.
     #[track_caller]
     pub fn dirty(&mut self, name: &str) -> Vec<Range<u64>> {
-        let (socket, export) = self.export(&[name], false);
+        // QEMU exports a recording bitmap of a writable node only for writing.
+        let (socket, export) = self.export(&[name], self.writable);
         let context = format!("qemu:dirty-bitmap:{name}");
         let ranges = Nbd::connect(&socket, &export, &[&context]).dirty(name);
         self.unexport(&export);

@@ -48,7 +48,7 @@ impl Recorded {
                 granularity: b["granularity"].as_u64().unwrap(),
                 count: b["count"].as_u64().unwrap_or_default(),
                 sha256: text(&b["sha256"]),
-                ranges: ranges_of(&b["ranges"]),
+                ranges: b.get("ranges").map(ranges_of).unwrap_or_default(),
             })
             .collect();
         out.sort_by(|a, b| a.name.cmp(&b.name));
@@ -82,15 +82,55 @@ pub fn recorded() -> Vec<Recorded> {
     all
 }
 
-/// Every damaged image with its record, by name.
+/// A damaged image out of `testdata/bad/cases.json`.
+#[derive(Debug, Clone)]
+pub struct Damaged {
+    /// Name of the case.
+    pub name: String,
+    /// What was damaged.
+    pub what: String,
+    /// `refuse`, `bitmaps`, `corrupt`, `leaks` or `fine`; see `testdata/damage.py`.
+    pub must: String,
+    /// The image.
+    pub bytes: Vec<u8>,
+    /// What qemu-img said to it.
+    pub qemu: Value,
+}
+
+/// Every damaged image, in the order of the file.
 ///
 /// # Panics
-/// When there is none, or a record cannot be read.
+/// When there is none, or the file cannot be read.
 #[must_use]
-pub fn damaged() -> Vec<Recorded> {
-    let all = records(&dir().join("bad"));
-    assert!(!all.is_empty(), "testdata/bad has no records");
-    all
+pub fn damaged() -> Vec<Damaged> {
+    let folder = dir().join("bad");
+    let good = fs::read(folder.join("good.qcow2")).unwrap();
+    let cases: Vec<Value> =
+        serde_json::from_slice(&fs::read(folder.join("cases.json")).unwrap()).unwrap();
+    assert!(!cases.is_empty(), "testdata/bad/cases.json has no cases");
+    cases.iter().map(|case| damage(&good, case)).collect()
+}
+
+fn damage(good: &[u8], case: &Value) -> Damaged {
+    let text = |key: &str| case[key].as_str().unwrap().to_owned();
+    let length = case["length"].as_u64().unwrap() as usize;
+    let mut bytes = good.to_vec();
+    bytes.resize(length, 0);
+    for patch in case["patch"].as_array().unwrap() {
+        let at = patch[0].as_u64().unwrap() as usize;
+        let hex = patch[1].as_str().unwrap();
+        for (i, pair) in hex.as_bytes().chunks(2).enumerate() {
+            let pair = std::str::from_utf8(pair).unwrap();
+            bytes[at + i] = u8::from_str_radix(pair, 16).unwrap();
+        }
+    }
+    Damaged {
+        name: text("name"),
+        what: text("what"),
+        must: text("must"),
+        bytes,
+        qemu: case["qemu"].clone(),
+    }
 }
 
 fn records(folder: &Path) -> Vec<Recorded> {
