@@ -24,6 +24,7 @@
     reason = "helpers of tests: a panic is the message"
 )]
 
+pub mod fuzz;
 pub mod image_bytes;
 pub mod nbd;
 pub mod qemu_img;

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs the fuzz targets, each for some seconds:
+#
+#     fuzz/run.sh [SECONDS [TARGET...]]        20 seconds of every target by default
+#
+# Needs only stable Rust and a C++ compiler: the coverage that libFuzzer wants is an
+# LLVM pass, which stable rustc offers too. A finding is written to fuzz/findings/TARGET/
+# (commit it: the stable test `fuzz_replay` runs it from then on) and ends this with 1.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=${1:-20}
+targets=("${@:2}")
+[ ${#targets[@]} -gt 0 ] || targets=(header directory_and_tables layered image)
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+target_dir=${CARGO_TARGET_DIR:-../target}/fuzz
+cargo run --quiet --locked --manifest-path ../Cargo.toml -p qimg-tests --example fuzz_seeds -- corpus
+# With an explicit --target these flags do not reach build scripts.
+export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module \
+-Cllvm-args=-sanitizer-coverage-level=4 \
+-Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+-Cllvm-args=-sanitizer-coverage-pc-table \
+-Cllvm-args=-sanitizer-coverage-trace-compares"
+cargo build --locked --release --target "$host" --target-dir "$target_dir" --bins
+bin=$target_dir/$host/release
+
+for target in "${targets[@]}"; do
+    echo "== $target: $seconds s"
+    mkdir -p "corpus/$target" "findings/$target"
+    "$bin/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
+        -max_len=65536 -print_final_stats=0 -verbosity=1 \
+        -artifact_prefix="findings/$target/" "corpus/$target" 2> "corpus/$target.log" || {
+        tail -40 "corpus/$target.log" >&2
+        echo "$target: a finding, see fuzz/findings/$target" >&2
+        exit 1
+    }
+    grep -E '^(#[0-9]+.*(INITED|DONE)|Done)' "corpus/$target.log" || tail -2 "corpus/$target.log"
+done
