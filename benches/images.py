@@ -1,0 +1,90 @@
+"""Large images for the benches: a disk without data and two bitmaps, written in one go
+(a guest that made them would take hours).  qemu-img check accepts them."""
+
+import os
+import random
+import struct
+
+CLUSTER = 65536
+GRANULARITY_BITS = 16
+
+
+def bits(count, density, seed):
+    """COUNT bits as bytes; DENSITY is '0', '0.01c', '1r', '50r' or '100'."""
+    size = count // 8
+    rng = random.Random(seed)
+    if density == '0':
+        return bytes(size)
+    if density == '100':
+        return b'\xff' * size
+    if density == '50r':
+        return rng.randbytes(size)
+    if density == '1r':
+        # 2^-7 + 2^-9, as OR of ANDs: 0.97 %
+        seven, nine = ~0, ~0
+        for _ in range(7):
+            seven &= int.from_bytes(rng.randbytes(size), 'little')
+        for _ in range(9):
+            nine &= int.from_bytes(rng.randbytes(size), 'little')
+        return (seven | nine).to_bytes(size, 'little')
+    if density == '0.01c':
+        out = bytearray(size)           # runs of 256 bits
+        for _ in range(max(1, count // 10000 // 256)):
+            at = rng.randrange(size // 32) * 32
+            out[at:at + 32] = b'\xff' * 32
+        return bytes(out)
+    raise ValueError(density)
+
+
+def write(path, disk, bitmaps):
+    """Writes an image of DISK bytes; BITMAPS are (name, flags, bytes)."""
+    l1_entries = -(-disk // (CLUSTER * CLUSTER // 8))
+    clusters = []                       # of everything after the header
+
+    def place(data):
+        """Offset where DATA will lie."""
+        at = (1 + len(clusters)) * CLUSTER
+        for i in range(0, len(data), CLUSTER):
+            clusters.append(data[i:i + CLUSTER].ljust(CLUSTER, b'\0'))
+        return at
+
+    reftable = place(bytes(CLUSTER))
+    refblock = place(bytes(CLUSTER))
+    l1 = place(bytes(l1_entries * 8))
+    directory = b''
+    zeros = bytes(CLUSTER)
+    for name, flags, data in bitmaps:
+        table = []
+        for i in range(0, len(data), CLUSTER):
+            part = data[i:i + CLUSTER].ljust(CLUSTER, b'\0')
+            table.append(0 if part == zeros else place(part))
+        where = place(struct.pack('>%dQ' % len(table), *table))
+        entry = struct.pack('>QIIBBHI', where, len(table), flags, 1,
+                            GRANULARITY_BITS, len(name), 0) + name
+        directory += entry.ljust(-(-len(entry) // 8) * 8, b'\0')
+    directory_at = place(directory)
+    total = 1 + len(clusters)
+    assert total <= CLUSTER // 2, 'one refcount block is enough'
+    clusters[reftable // CLUSTER - 1] = struct.pack('>Q', refblock).ljust(
+        CLUSTER, b'\0')
+    clusters[refblock // CLUSTER - 1] = (b'\0\1' * total).ljust(CLUSTER, b'\0')
+    header = struct.pack(
+        '>IIQIIQIIQQIIQQQQII', 0x514649fb, 3, 0, 0, 16, disk, 0, l1_entries,
+        l1, reftable, 1, 0, 0, 0, 0, 1, 4, 104)
+    header += struct.pack('>IIIIQQ', 0x23852875, 24, len(bitmaps), 0,
+                          len(directory), directory_at) + bytes(8)
+    with open(path + '.part', 'wb') as f:
+        f.write(header.ljust(CLUSTER, b'\0'))
+        for data in clusters:
+            f.write(data)
+    os.rename(path + '.part', path)
+
+
+def two_bitmaps(folder, disk, density):
+    """Path of an image of DISK bytes with bitmaps a (recording) and b (disabled)."""
+    path = os.path.join(folder, '%dT-%s.qcow2' % (disk >> 40, density))
+    if not os.path.exists(path):
+        count = disk >> GRANULARITY_BITS
+        write(path, disk, [(b'a', 2, bits(count, density, 1)),
+                           (b'b', 0, bits(count, density, 2))])
+    return path
