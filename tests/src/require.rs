@@ -40,6 +40,16 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Path of a program that is good to have; `None`, with a printed reason, without it.
+#[must_use]
+pub fn optional(name: &str) -> Option<PathBuf> {
+    let found = find(name);
+    if found.is_none() {
+        eprintln!("SKIPPED: {name} is not in $PATH");
+    }
+    found
+}
+
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
