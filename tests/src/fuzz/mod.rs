@@ -1,9 +1,65 @@
-//! scaffold
-pub fn header(data: &[u8]) {
-    if data.starts_with(b"QFI\xfb") && data.len() > 20 && data[10] == 77 {
-        panic!("x")
-    }
+//! What the fuzz targets do with their input, and the inputs they start from.
+//!
+//! The bodies are here and not in `fuzz/`, so that the stable test `fuzz_replay` can
+//! run every seed and every finding through them. Each must end for any input whatever,
+//! in time and in memory that follow the input's size, and panics when something that
+//! was accepted does not hold.
+
+mod image;
+mod layered;
+
+use std::{fs, path::PathBuf};
+
+pub use image::{directory_and_tables, header, image};
+pub use layered::layered;
+
+/// A body that takes any bytes.
+pub type Body = fn(&[u8]);
+
+/// Name and body of every target; `fuzz/fuzz_targets/` has a file for each.
+pub const TARGETS: [(&str, Body); 4] = [
+    ("header", header),
+    ("directory_and_tables", directory_and_tables),
+    ("layered", layered),
+    ("image", image),
+];
+
+/// An input with a name for messages.
+pub type Input = (String, Vec<u8>);
+
+/// Inputs made from `testdata/`, or out of thin air, for the target.
+///
+/// # Panics
+/// When the target has none.
+#[must_use]
+pub fn seeds(target: &str) -> Vec<Input> {
+    let seeds = match target {
+        "header" => image::header_seeds(),
+        "directory_and_tables" => image::directory_seeds(),
+        "layered" => layered::seeds(),
+        "image" => image::image_seeds(),
+        other => panic!("no target {other}"),
+    };
+    assert!(!seeds.is_empty(), "{target} has no seeds");
+    seeds
 }
-pub fn directory_and_tables(_: &[u8]) {}
-pub fn layered(_: &[u8]) {}
-pub fn image(_: &[u8]) {}
+
+/// Files in `fuzz/findings/TARGET/`: what once went wrong, and inputs that reach far.
+///
+/// # Panics
+/// When there are none.
+#[must_use]
+pub fn findings(target: &str) -> Vec<Input> {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "fuzz", "findings", target]
+        .iter()
+        .collect();
+    let mut paths: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} is empty", folder.display());
+    let read = |path: PathBuf| (path.display().to_string(), fs::read(path).unwrap());
+    paths.into_iter().map(read).collect()
+}
