@@ -78,9 +78,15 @@ fn has_magic(file: &FileStorage) -> Result<bool, Error> {
 fn open_failure(name: &OsStr, error: &Error) -> Failure {
     let shown = name.to_string_lossy();
     match error {
-        Error::Locked { .. } => Failure::Message(format!(
-            "Could not open '{shown}': {error}\nIs another process using the image [{shown}]?"
-        )),
+        Error::Locked { holder, .. } => {
+            let mut text = format!(
+                "Could not open '{shown}': {error}\nIs another process using the image [{shown}]?"
+            );
+            if let Some(holder) = holder.as_deref().filter(|_| !progname::is_qemu_img()) {
+                text += &format!("\nIt is held by {holder}.");
+            }
+            Failure::Message(text)
+        }
         _ => cmd::open_failure(name, chain(error)),
     }
 }

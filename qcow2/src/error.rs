@@ -66,7 +66,7 @@ pub enum Error {
     },
 
     /// Another process holds a lock that excludes this use.
-    #[error("Failed to get {permission} lock{}", holder.as_deref().map(|h| format!(" (held by {h})")).unwrap_or_default())]
+    #[error("Failed to get {permission} lock")]
     Locked {
         /// QEMU's name of the permission: `"write"`, `shared "write"`, …
         permission: String,

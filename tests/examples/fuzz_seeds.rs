@@ -1,5 +1,8 @@
 //! Writes the seeds and findings of the fuzz targets to DIR/TARGET/, for `fuzz/run.sh`.
-#![allow(clippy::unwrap_used, reason = "a tool of the tests: a panic is the message")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a tool of the tests: a panic is the message"
+)]
 
 use std::{env, fs, path::PathBuf};
 
@@ -10,7 +13,11 @@ fn main() {
     for (target, _) in TARGETS {
         let folder = dir.join(target);
         fs::create_dir_all(&folder).unwrap();
-        for (n, (_, data)) in seeds(target).into_iter().chain(findings(target)).enumerate() {
+        for (n, (_, data)) in seeds(target)
+            .into_iter()
+            .chain(findings(target))
+            .enumerate()
+        {
             fs::write(folder.join(format!("seed-{n:03}")), data).unwrap();
         }
     }

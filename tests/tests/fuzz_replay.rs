@@ -12,7 +12,10 @@ fn replay(target: &str) {
         println!("{target}: {name}");
         let start = Instant::now();
         body(&data);
-        assert!(start.elapsed() < Duration::from_secs(10), "{name} took long");
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{name} took long"
+        );
         // And cut short, in a few places.
         for cut in [1, 2, 3, 5, 9].map(|n| data.len() * n / 10) {
             body(&data[..cut]);

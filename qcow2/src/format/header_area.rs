@@ -149,6 +149,18 @@ impl HeaderArea {
         Err(Error::Unsupported(message.into()))
     }
 
+    /// # Errors
+    /// [`Error::Unsupported`] if the backing format's name is longer than any format's
+    /// (QEMU's limit of 15 bytes).
+    pub fn check_backing_format(&self) -> Result<()> {
+        match self.extensions.backing_format().map(<[u8]>::len) {
+            Some(len) if len > 15 => Err(Error::Unsupported(format!(
+                "ERROR: ext_backing_format: len={len} too large (>=16)"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Replaces the bitmaps extension where it stands, adds one behind the others, or
     /// removes it.
     ///

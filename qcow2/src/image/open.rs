@@ -144,6 +144,7 @@ impl OpenOptions {
         if !self.metadata_only {
             area.check_features()?;
             area.check_encryption()?;
+            area.check_backing_format()?;
         }
         if self.writable {
             check_writable(&area, self.lock_mode())?;

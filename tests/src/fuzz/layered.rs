@@ -39,7 +39,10 @@ fn read(data: &[u8]) {
 
     let mut changed = bitmap.clone();
     changed.merge(&bitmap).unwrap();
-    assert!(changed.to_layered() == data, "merging with itself changed it");
+    assert!(
+        changed.to_layered() == data,
+        "merging with itself changed it"
+    );
     if let Some(first) = bitmap.next_dirty(0..bitmap.len()) {
         changed.reset(first..bitmap.len());
         assert!(changed.count() < bitmap.count());
@@ -77,7 +80,11 @@ fn mend(data: &mut [u8]) {
             if level > 0 {
                 let word = |at: usize| u64::from_le_bytes(data[at..at + 8].try_into().unwrap());
                 let mixed = word(at) & !word(at + 8);
-                below.extend((0..64).filter(|i| mixed >> i & 1 == 1).map(|i| slot * 64 + i));
+                below.extend(
+                    (0..64)
+                        .filter(|i| mixed >> i & 1 == 1)
+                        .map(|i| slot * 64 + i),
+                );
             }
             let crc = crc32c(&[&[level as u8], &base.to_le_bytes(), &data[body]]);
             data[at + size - 4..at + size].copy_from_slice(&crc.to_le_bytes());
@@ -132,10 +139,30 @@ pub(super) fn seeds() -> Vec<Input> {
         bitmap("clean", 64 * mib, 16, &[]),
         bitmap("full", 64 * mib, 16, &[(0, 64 * mib)]),
         bitmap("one-bit", 1 << 44, 16, &[(7, 8)]),
-        bitmap("last-bit", (1 << 44) - 1, 16, &[((1 << 44) - 2, (1 << 44) - 1)]),
-        bitmap("some", 64 * mib, 9, &[(512, 9000), (mib, 3 * mib), (40 * mib, 41 * mib)]),
-        bitmap("three-levels", 1 << 44, 16, &[(1 << 30, 1 << 40), (1 << 41, (1 << 41) + 5)]),
-        bitmap("all-but-one", 1 << 40, 16, &[(0, 1 << 39), ((1 << 39) + 65536, 1 << 40)]),
+        bitmap(
+            "last-bit",
+            (1 << 44) - 1,
+            16,
+            &[((1 << 44) - 2, (1 << 44) - 1)],
+        ),
+        bitmap(
+            "some",
+            64 * mib,
+            9,
+            &[(512, 9000), (mib, 3 * mib), (40 * mib, 41 * mib)],
+        ),
+        bitmap(
+            "three-levels",
+            1 << 44,
+            16,
+            &[(1 << 30, 1 << 40), (1 << 41, (1 << 41) + 5)],
+        ),
+        bitmap(
+            "all-but-one",
+            1 << 40,
+            16,
+            &[(0, 1 << 39), ((1 << 39) + 65536, 1 << 40)],
+        ),
         bitmap("bytes", 1000, 0, &[(1, 2), (100, 900)]),
         bitmap("8-EiB", 1 << 63, 9, &[(1 << 62, (1 << 62) + 1), (5, 6)]),
     ]

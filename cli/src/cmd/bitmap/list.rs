@@ -6,7 +6,7 @@ use qcow2::{
     Error, Image,
     bitmap::{Bitmap, BitmapState},
     format::BitmapFlags,
-    io::LockMode,
+    io::{LockMode, Storage},
 };
 
 use super::Target;
@@ -52,12 +52,12 @@ pub(super) fn flags(bitmap: &Bitmap<'_>) -> Vec<&'static str> {
 
 /// Prints the table.
 pub(super) fn run(target: &Target, json: bool) -> Result<Exit, Failure> {
-    let (rows, size) = match open_to_read(target)? {
-        Opened::Qcow2(image) => (rows(&image)?, image.virtual_size()),
-        Opened::Raw(file) => (
-            Vec::new(),
-            qcow2::io::Storage::size(&file).map_err(|e| chain(&e))?,
-        ),
+    let (rows, fault, size) = match open_to_read(target)? {
+        Opened::Qcow2(image) => {
+            let (rows, fault) = rows(&image)?;
+            (rows, fault, image.virtual_size())
+        }
+        Opened::Raw(file) => (Vec::new(), None, file.size().map_err(|e| chain(&e))?),
     };
     let file = target.file.to_string_lossy();
     if json {
@@ -65,20 +65,23 @@ pub(super) fn run(target: &Target, json: bool) -> Result<Exit, Failure> {
     } else {
         print_table(size, &rows)?
     }
-    Ok(Exit::Success)
+    match fault {
+        Some(fault) => Err(format!("The list is not complete: {fault}").into()),
+        None => Ok(Exit::Success),
+    }
 }
 
-fn rows(image: &Image) -> Result<Vec<Row>, Failure> {
+/// The bitmaps, and what kept more from being read.
+fn rows(image: &Image) -> Result<(Vec<Row>, Option<String>), Failure> {
     let bitmaps = image.bitmaps().map_err(|e| chain(&e))?;
     if bitmaps.is_voided() {
         progname::warning(
             "the image was written by a program that doesn't keep bitmaps: all of them are void",
         );
     }
-    if let Some(fault) = bitmaps.fault() {
-        progname::warning(format_args!("the list may be incomplete: {}", chain(fault)));
-    }
-    bitmaps.iter(image).map(|bitmap| row(&bitmap)).collect()
+    let fault = bitmaps.fault().map(|fault| chain(fault));
+    let rows: Result<_, _> = bitmaps.iter(image).map(|bitmap| row(&bitmap)).collect();
+    Ok((rows?, fault))
 }
 
 fn row(bitmap: &Bitmap<'_>) -> Result<Row, Failure> {
