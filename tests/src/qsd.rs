@@ -135,8 +135,10 @@ impl Qsd {
     /// When the daemon does not answer.
     pub fn try_qmp(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
         let message = json!({ "execute": command, "arguments": arguments });
-        let stdin = &mut self.stdin;
-        writeln!(stdin, "{message}").unwrap();
+        if let Err(e) = writeln!(self.stdin, "{message}") {
+            let status = self.child.try_wait();
+            panic!("{command}: qemu-storage-daemon is gone ({status:?}): {e}");
+        }
         loop {
             let reply = self.next_message(command);
             if let Some(value) = reply.get("return") {

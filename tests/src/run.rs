@@ -2,10 +2,17 @@
 
 use std::{
     ffi::OsStr,
+    io::Read,
     process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+/// How long any process may take.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a process left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,20 +46,35 @@ impl Run {
     /// Runs a prepared command with no standard input.
     ///
     /// # Panics
-    /// When the program cannot be started.
+    /// When the program cannot be started, or does not end in [`PATIENCE`].
     pub fn of(command: &mut Command) -> Self {
         let shown = format!("{command:?}");
-        let output = command
+        let mut child = command
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .env("LC_ALL", "C")
-            .output()
+            .spawn()
             .unwrap_or_else(|e| panic!("{shown}: {e}"));
+        let stdout = read_aside(child.stdout.take().unwrap());
+        let stderr = read_aside(child.stderr.take().unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        let read = |side: Receiver<Vec<u8>>| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            side.recv_timeout(left).ok()
+        };
+        // Both outputs end when the process does, unless it left children behind.
+        let (Some(raw_stdout), Some(stderr)) = (read(stdout), read(stderr)) else {
+            let _ = child.kill();
+            panic!("{shown} did not end in {PATIENCE:?}");
+        };
+        let status = child.wait().unwrap();
         Self {
             command: shown,
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            raw_stdout: output.stdout,
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&raw_stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            raw_stdout,
         }
     }
 
@@ -88,6 +110,18 @@ impl Run {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{}: {e}\n{}", self.command, self.stdout))
     }
+}
+
+/// Reads to the end in a thread of its own.
+fn read_aside(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if from.read_to_end(&mut bytes).is_ok() {
+            let _ = sender.send(bytes);
+        }
+    });
+    receiver
 }
 
 #[cfg(test)]
