@@ -34,6 +34,7 @@ pub mod qsd;
 pub mod require;
 pub mod run;
 pub mod scratch;
+pub mod sound;
 pub mod testdata;
 
 pub use image_bytes::ImageBytes;
