@@ -1,5 +1,6 @@
 //! [`Image`]: an open qcow2 image.
 
+pub mod create;
 mod header_switch;
 mod open;
 

@@ -55,13 +55,14 @@ impl FileStorage {
 
     /// Opens a file to be written anew, making it if need be, and takes the locks of
     /// [`LockMode::Create`]. Its content is still there. With `exclusive` there must be
-    /// no such file yet.
+    /// no such file yet. Also says whether it was made.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn create(path: impl AsRef<Path>, exclusive: bool) -> Result<Self> {
+    pub fn create(path: impl AsRef<Path>, exclusive: bool) -> Result<(Self, bool)> {
         let path = path.as_ref();
-        Self::new(open_file::target(path, exclusive)?, path, LockMode::Create)
+        let (file, is_new) = open_file::target(path, exclusive)?;
+        Ok((Self::new(file, path, LockMode::Create)?, is_new))
     }
 
     fn new(file: File, path: &Path, mode: LockMode) -> Result<Self> {
@@ -134,6 +135,58 @@ impl FileStorage {
             &self.file,
             flags | IFlags::NOCOW,
         )?)
+    }
+
+    /// Whether any of it was ever written, as far as the file system tells: a file of
+    /// nothing but holes holds no data, a device always does.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn holds_data(&self) -> io::Result<bool> {
+        if self.is_block_device {
+            return Ok(true);
+        }
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(0)) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NXIO) => Ok(false),
+            // No such question here.
+            Err(rustix::io::Errno::INVAL) => Ok(self.size()? > 0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Returns when the file's name is on stable storage, too: what a new file needs
+    /// beyond [`sync`](Storage::sync).
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn sync_directory(&self) -> Result<()> {
+        if self.is_block_device {
+            return Ok(());
+        }
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // One that may be entered but not read can't be synced; then the file's own
+        // sync has to do, which on the common file systems it does.
+        let Ok(directory) = File::open(directory) else { return Ok(()) };
+        match rustix::fs::fsync(&directory) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(Error::io("syncing the directory")(e.into())),
+        }
+    }
+
+    /// Removes the name of a file made in vain, if it still leads here.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn remove(&self) -> io::Result<()> {
+        let there = self.path.symlink_metadata()?;
+        if self.identity()? == (there.dev(), there.ino()) {
+            std::fs::remove_file(&self.path)?;
+        }
+        Ok(())
     }
 
     fn fallocate(&self, flags: FallocateFlags, range: &Range<u64>) -> io::Result<bool> {

@@ -48,26 +48,30 @@ pub(super) fn existing(path: &Path, access: Access) -> Result<File> {
 }
 
 /// Opens a file to be written anew, and makes it if it isn't there; its content is
-/// left alone. With `exclusive` it must not be there.
+/// left alone. With `exclusive` it must not be there. Also says whether it was made.
 ///
 /// # Errors
 /// As [`existing`]; with `exclusive` also a file that is there, of whatever kind.
-pub(super) fn target(path: &Path, exclusive: bool) -> Result<File> {
+pub(super) fn target(path: &Path, exclusive: bool) -> Result<(File, bool)> {
     let fail = |e: io::Error| could_not("create", path, &e);
-    if !exclusive && let Ok(there) = path.metadata() {
-        refuse_odd_kind_of_target(there.file_type(), path)?;
-    }
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .create_new(exclusive)
-        .mode(0o644);
-    let (file, found) = open_without_waiting(&mut options, path).map_err(fail)?;
+    options.read(true).write(true).create_new(true).mode(0o644);
+    let (file, found, is_new) = match open_without_waiting(&mut options, path) {
+        Ok((file, found)) => (file, found, true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
+            if let Ok(there) = path.metadata() {
+                refuse_odd_kind_of_target(there.file_type(), path)?;
+            }
+            // A symbolic link to nowhere has its file made.
+            options.create_new(false).create(true);
+            let (file, found) = open_without_waiting(&mut options, path).map_err(fail)?;
+            (file, found, false)
+        }
+        Err(e) => return Err(fail(e)),
+    };
     refuse_odd_kind_of_target(found.file_type(), path)?;
     block_again(&file).map_err(fail)?;
-    Ok(file)
+    Ok((file, is_new))
 }
 
 /// The system's words for an error, without the number that [`io::Error`] prints
@@ -154,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    fn message(result: Result<File>) -> String {
+    fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
         result.unwrap_err().to_string()
     }
 
@@ -219,17 +223,21 @@ mod tests {
     fn an_exclusive_target_must_be_new_and_others_keep_their_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
-        drop(target(&path, true).unwrap());
+        assert!(target(&path, true).unwrap().1);
         std::fs::write(&path, b"bytes").unwrap();
         assert!(message(target(&path, true)).ends_with("File exists"));
-        drop(target(&path, false).unwrap());
+        assert!(!target(&path, false).unwrap().1);
         assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
+        let (link, end) = (dir.path().join("link"), dir.path().join("end"));
+        std::os::unix::fs::symlink(&end, &link).unwrap();
+        assert!(target(&link, true).is_err() && !end.exists());
+        assert!(!target(&link, false).unwrap().1 && end.exists());
     }
 
     #[test]
     fn an_open_file_waits_as_usual() {
         let dir = tempfile::tempdir().unwrap();
-        let file = target(&dir.path().join("image"), false).unwrap();
+        let (file, _) = target(&dir.path().join("image"), false).unwrap();
         assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK));
     }
 }

@@ -2,7 +2,8 @@ use super::*;
 
 fn scratch() -> (tempfile::TempDir, FileStorage) {
     let dir = tempfile::tempdir().unwrap();
-    let storage = FileStorage::create(dir.path().join("image"), false).unwrap();
+    let (storage, is_new) = FileStorage::create(dir.path().join("image"), false).unwrap();
+    assert!(is_new);
     (dir, storage)
 }
 
@@ -104,4 +105,28 @@ fn a_failed_sync_is_not_forgotten() {
     storage.lost_writes.store(true, Ordering::Release);
     assert!(storage.sync().is_err());
     assert!(storage.sync().is_err());
+}
+
+#[test]
+fn holes_are_no_data() {
+    let (_dir, storage) = scratch();
+    assert!(!storage.holds_data().unwrap());
+    storage.set_len(1 << 20).unwrap();
+    assert!(!storage.holds_data().unwrap());
+    storage.write_all_at(1 << 19, b"x").unwrap();
+    assert!(storage.holds_data().unwrap());
+}
+
+#[test]
+fn only_the_file_itself_is_removed() {
+    let (dir, storage) = scratch();
+    let path = dir.path().join("image");
+    storage.sync_directory().unwrap();
+    std::fs::rename(&path, dir.path().join("moved")).unwrap();
+    std::fs::write(&path, b"another").unwrap();
+    storage.remove().unwrap();
+    assert!(path.exists());
+    std::fs::rename(dir.path().join("moved"), &path).unwrap();
+    storage.remove().unwrap();
+    assert!(!path.exists());
 }

@@ -1,0 +1,233 @@
+//! [`Layout`]: what stands where in a new image.
+//!
+//! ```text
+//! cluster 0   1 … R            1+R … R+B         …          …          …
+//! ┌────────┬────────────────┬─────────────────┬──────────┬───────────┬───────────────┐
+//! │ header │ refcount table │ refcount blocks │ L1 table │ L2 tables │ data clusters │
+//! └────────┴────────────────┴─────────────────┴──────────┴───────────┴───────────────┘
+//!                                                        └ with preallocation ┘
+//! ```
+
+use super::options::{Checked, assigning};
+use crate::{
+    Error, Geometry, Result,
+    addr::HostOffset,
+    format::{
+        Autoclear, Compatible, Extensions, ExtensionType, FeatureNames, Header, Incompatible,
+        header::{MAX_REFCOUNT_TABLE_BYTES, V2_LEN, V3_LEN},
+    },
+    image::create::options::Version,
+};
+
+/// First offset that doesn't fit an L2 entry (bits 9 to 55).
+const OFFSET_LIMIT: u64 = 1 << 56;
+/// QEMU leaves the feature names out of images with clusters up to this.
+const NAMELESS_CLUSTER: u64 = 4096;
+
+/// Counts are clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) geometry: Geometry,
+    pub(super) refcount_table_clusters: u64,
+    pub(super) refcount_blocks: u64,
+    /// Entries of the L1 table.
+    pub(super) l1_entries: u64,
+    l1_clusters: u64,
+    pub(super) l2_tables: u64,
+    /// Clusters of the guest's disk that are mapped.
+    pub(super) mapped: u64,
+    /// They are in the external data file, at the guest's offsets.
+    pub(super) in_data_file: bool,
+    /// Bytes of the external data file, at least.
+    pub(super) data_file_bytes: u64,
+}
+
+impl Layout {
+    /// # Errors
+    /// [`Error::Refused`] if the image would be larger than the format or the system
+    /// allows.
+    pub(super) fn new(checked: &Checked<'_>) -> Result<Self> {
+        let geometry = checked.geometry;
+        let l1_entries = geometry.l1_entries(checked.size);
+        let guest_clusters = geometry.clusters_for(checked.size);
+        let preallocate = checked.preallocate;
+        let mapped_bytes = guest_clusters.saturating_mul(geometry.cluster_size());
+        let mut layout = Self {
+            geometry,
+            refcount_table_clusters: 1,
+            refcount_blocks: 1,
+            l1_entries,
+            l1_clusters: geometry.clusters_for(l1_entries * 8),
+            l2_tables: if preallocate { l1_entries } else { 0 },
+            mapped: if preallocate { guest_clusters } else { 0 },
+            in_data_file: checked.options.data_file.is_some(),
+            data_file_bytes: if preallocate { mapped_bytes } else { checked.size },
+        };
+        layout.fit_refcounts()?;
+        let end = layout.clusters().checked_mul(geometry.cluster_size());
+        let largest = end.unwrap_or(u64::MAX).max(layout.data_file_bytes);
+        if largest > OFFSET_LIMIT {
+            return Err(Error::Refused("Could not resize image: File too large".into()));
+        }
+        Ok(layout)
+    }
+
+    /// Finds the least tables that count all clusters, themselves included.
+    fn fit_refcounts(&mut self) -> Result<()> {
+        loop {
+            let blocks = self.clusters().div_ceil(self.geometry.refcount_block_entries());
+            let table = self.geometry.clusters_for(blocks.saturating_mul(8));
+            if table.saturating_mul(self.geometry.cluster_size()) > MAX_REFCOUNT_TABLE_BYTES {
+                return Err(Error::Refused("Could not resize image: File too large".into()));
+            }
+            // Both only grow, and what they add shrinks by a factor each time.
+            if blocks <= self.refcount_blocks && table <= self.refcount_table_clusters {
+                return Ok(());
+            }
+            self.refcount_blocks = blocks.max(self.refcount_blocks);
+            self.refcount_table_clusters = table.max(self.refcount_table_clusters);
+        }
+    }
+
+    /// The clusters in front of the data clusters.
+    fn metadata(&self) -> u64 {
+        self.l2_tables_at() + self.l2_tables
+    }
+
+    /// All clusters of the image file.
+    pub(super) fn clusters(&self) -> u64 {
+        let data = if self.in_data_file { 0 } else { self.mapped };
+        self.metadata().saturating_add(data)
+    }
+
+    pub(super) fn refcount_blocks_at(&self) -> u64 {
+        1 + self.refcount_table_clusters
+    }
+
+    fn l1_table_at(&self) -> u64 {
+        self.refcount_blocks_at() + self.refcount_blocks
+    }
+
+    pub(super) fn l2_tables_at(&self) -> u64 {
+        self.l1_table_at() + self.l1_clusters
+    }
+
+    /// The byte at which a cluster starts; [`new`](Self::new) saw to it that it exists.
+    pub(super) fn byte(&self, cluster: u64) -> u64 {
+        cluster.saturating_mul(self.geometry.cluster_size())
+    }
+
+    /// Where the L1 table starts; 0 without one.
+    pub(super) fn l1_offset(&self) -> u64 {
+        if self.l1_entries == 0 { 0 } else { self.byte(self.l1_table_at()) }
+    }
+
+    /// Where the first mapped guest cluster is, in the image or in the data file.
+    pub(super) fn first_data_offset(&self) -> u64 {
+        if self.in_data_file { 0 } else { self.byte(self.metadata()) }
+    }
+
+    /// Bytes of the image file. Without preallocation it ends with the L1 table's last
+    /// entry, as qemu-img's do.
+    pub(super) fn file_bytes(&self) -> u64 {
+        if self.mapped == 0 && self.l1_entries > 0 {
+            return self.l1_offset() + self.l1_entries * 8;
+        }
+        self.byte(self.clusters())
+    }
+
+    /// The first cluster: header, extensions, name of the backing file, zeros.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if that is more than a cluster.
+    pub(super) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
+        let too_much = || {
+            let reason = "No space left on device";
+            Error::Refused(match &checked.options.backing {
+                Some(backing) => assigning(backing, reason),
+                None => format!("Could not write the header: {reason}"),
+            })
+        };
+        let mut header = self.header(checked)?;
+        let extensions = extensions(checked);
+        let backing = checked.options.backing.as_ref().map(|b| b.file.as_slice());
+        if let Some(name) = backing {
+            let at = header.header_length as usize + extensions.encoded_len();
+            header.backing_file_offset = at as u64;
+            header.backing_file_size = u32::try_from(name.len()).map_err(|_| too_much())?;
+            header.backing_file = Some(name.to_vec());
+        }
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        extensions.encode(&mut bytes);
+        bytes.extend(backing.unwrap_or_default());
+        let cluster = usize::try_from(self.geometry.cluster_size()).map_err(|_| too_much())?;
+        if bytes.len() > cluster {
+            return Err(too_much());
+        }
+        header.validate()?;
+        bytes.resize(cluster, 0);
+        Ok(bytes)
+    }
+
+    fn header(&self, checked: &Checked<'_>) -> Result<Header> {
+        let options = checked.options;
+        let small = |n: u64| {
+            u32::try_from(n).map_err(|_| Error::Refused("The image's tables are too large".into()))
+        };
+        let mut incompatible = Incompatible::default();
+        for (is_set, feature) in [
+            (options.data_file.is_some(), Incompatible::DATA_FILE),
+            (options.compression_type.raw() != 0, Incompatible::COMPRESSION_TYPE),
+            (options.extended_l2, Incompatible::EXTENDED_L2),
+        ] {
+            if is_set {
+                incompatible = incompatible.with(feature);
+            }
+        }
+        let lazy = if options.lazy_refcounts { Compatible::LAZY_REFCOUNTS } else { Compatible(0) };
+        let raw = if options.data_file_raw { Autoclear::DATA_FILE_RAW } else { Autoclear(0) };
+        let is_v2 = options.version == Version::V2;
+        Ok(Header {
+            version: if is_v2 { 2 } else { 3 },
+            backing_file_offset: 0,
+            backing_file_size: 0,
+            backing_file: None,
+            cluster_bits: self.geometry.cluster_bits(),
+            size: checked.size,
+            crypt_method: crate::format::CryptMethod::None,
+            l1_size: small(self.l1_entries)?,
+            l1_table_offset: HostOffset(self.l1_offset()),
+            refcount_table_offset: HostOffset(self.byte(1)),
+            refcount_table_clusters: small(self.refcount_table_clusters)?,
+            nb_snapshots: 0,
+            snapshots_offset: HostOffset(0),
+            incompatible_features: incompatible,
+            compatible_features: lazy,
+            autoclear_features: raw,
+            refcount_order: self.geometry.refcount_order(),
+            header_length: if is_v2 { V2_LEN } else { V3_LEN },
+            compression_type: options.compression_type,
+            // The padding behind the compression type.
+            unknown_fields: if is_v2 { Vec::new() } else { vec![0; 7] },
+        })
+    }
+}
+
+/// The header extensions, in QEMU's order.
+fn extensions(checked: &Checked<'_>) -> Extensions {
+    let options = checked.options;
+    let mut extensions = Extensions { end: Some(0), ..Extensions::default() };
+    if let Some(format) = options.backing.as_ref().and_then(|b| b.format.as_ref()) {
+        extensions.set(ExtensionType::BACKING_FORMAT, format.clone());
+    }
+    if let Some(name) = &options.data_file {
+        extensions.set(ExtensionType::DATA_FILE, name.clone());
+    }
+    if options.version == Version::V3 && checked.geometry.cluster_size() > NAMELESS_CLUSTER {
+        let mut names = Vec::new();
+        FeatureNames::known().encode(&mut names);
+        extensions.set(ExtensionType::FEATURE_NAMES, names);
+    }
+    extensions
+}

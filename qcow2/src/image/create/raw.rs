@@ -1,0 +1,87 @@
+//! New raw images: a file of the disk's length.
+
+use std::path::Path;
+
+use super::{
+    Created, Preallocation, Target,
+    options::{Backing, SECTOR},
+};
+use crate::{Error, Result, io::Storage};
+
+/// What a new raw image is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawOptions {
+    /// Bytes of the disk, rounded up to a multiple of 512.
+    pub size: Option<u64>,
+    /// Only [`Preallocation::Off`] is supported; `Metadata` doesn't exist here.
+    pub preallocation: Preallocation,
+    /// Ask the file system not to copy on write.
+    pub nocow: bool,
+    /// A raw file has no place for one: refused.
+    pub backing: Option<Backing>,
+}
+
+/// Makes a raw image at `path`, over whatever is there; with `exclusive` nothing may
+/// be there. A device is left as it is, but must be large enough.
+///
+/// # Errors
+/// As [`create`](super::create).
+pub fn create_raw(path: impl AsRef<Path>, options: &RawOptions, exclusive: bool) -> Result<Created> {
+    let size = check(options)?;
+    let target = Target::open(path.as_ref(), exclusive)?;
+    let result = fill(&target, size, options.nocow);
+    if result.is_err() {
+        target.discard();
+    }
+    result.map(|()| Created {
+        virtual_size: size,
+        locking: target.storage.locking(),
+        data_file: None,
+    })
+}
+
+fn check(options: &RawOptions) -> Result<u64> {
+    if options.backing.is_some() {
+        let message = "Backing file not supported for file format 'raw'";
+        return Err(Error::Refused(message.into()));
+    }
+    let Some(size) = options.size else {
+        return Err(Error::Refused("Image creation needs a size parameter".into()));
+    };
+    let unsupported = |name| {
+        Err(Error::Unsupported(format!(
+            "Preallocation mode '{name}' is not supported yet; 'off' is"
+        )))
+    };
+    match options.preallocation {
+        Preallocation::Off => {}
+        Preallocation::Metadata => {
+            return Err(Error::Refused("Unsupported preallocation mode: metadata".into()));
+        }
+        Preallocation::Falloc => return unsupported("falloc"),
+        Preallocation::Full => return unsupported("full"),
+    }
+    size.checked_next_multiple_of(SECTOR).filter(|size| i64::try_from(*size).is_ok()).ok_or_else(
+        || {
+            let limit = i64::MAX;
+            Error::Refused(format!("Invalid image size specified. Must be between 0 and {limit}."))
+        },
+    )
+}
+
+fn fill(target: &Target, size: u64, nocow: bool) -> Result<()> {
+    let storage = &target.storage;
+    let resizing = || Error::io("setting the target's length");
+    if storage.can_grow() {
+        storage.set_len(0).map_err(resizing())?;
+        if nocow {
+            // As for qcow2: where it isn't known it isn't missed.
+            storage.set_no_copy_on_write().ok();
+        }
+        storage.set_len(size).map_err(resizing())?;
+    } else if storage.size().map_err(Error::io("asking for the target's size"))? < size {
+        return Err(Error::Refused("Cannot grow device files".into()));
+    }
+    storage.sync().map_err(Error::io("syncing the target"))?;
+    storage.sync_directory()
+}
