@@ -3,7 +3,9 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
+};
 
 use crate::{
     cmd::{bitmap, check, completions, create, info, man, migrate},
@@ -82,7 +84,13 @@ pub(crate) trait Run: Args {
 
 /// The whole program as clap sees it: for help, completions and man pages.
 pub(crate) fn cli() -> Command {
-    Cli::command().name("qimg")
+    with_help(Cli::command()).mut_subcommands(with_help)
+}
+
+/// `-h` and `--help` are the same here, so they are described alike.
+fn with_help(command: Command) -> Command {
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
+    command.disable_help_flag(true).arg(help.help("Print this help and exit"))
 }
 
 /// Runs the command called `name`; `None` if there is none.
@@ -102,7 +110,7 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
 /// Only the command that is run is built: building all of them would cost more than
 /// many a run.
 fn command<C: Run>() -> Command {
-    C::augment_args(Command::new(C::NAME).args_override_self(true))
+    with_help(C::augment_args(Command::new(C::NAME).args_override_self(true)))
 }
 
 fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {

@@ -150,13 +150,6 @@ pub(crate) fn read<E>(
 }
 
 fn options(command: &Command, ours: &[&str]) -> Vec<Opt> {
-    let help = Opt {
-        id: "help".into(),
-        short: Some('h'),
-        long: "help".into(),
-        takes_value: false,
-        ours: false,
-    };
     let defined = command.get_arguments().filter_map(|arg| {
         let long = arg.get_long()?;
         Some(Opt {
@@ -167,7 +160,7 @@ fn options(command: &Command, ours: &[&str]) -> Vec<Opt> {
             ours: ours.contains(&long),
         })
     });
-    std::iter::once(help).chain(defined).collect()
+    defined.collect()
 }
 
 fn split_at_equals(word: &[u8]) -> (&[u8], Option<OsString>) {
@@ -238,6 +231,7 @@ mod tests {
             .arg(Arg::new("output").long("output"))
             .arg(Arg::new("object").long("object").action(ArgAction::Append))
             .arg(Arg::new("outline").long("outline"))
+            .arg(Arg::new("help").short('h').long("help").action(ArgAction::Help))
     }
 
     fn words(line: &str) -> Result<Words, Stop<String>> {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     args::{Context, Run},
@@ -74,7 +74,8 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     bitmaps: bool,
 
-    #[arg(value_name = "FILENAME", num_args = 0..)]
+    /// The image
+    #[arg(value_name = "FILENAME", num_args = 0.., value_hint = ValueHint::FilePath)]
     files: Vec<OsString>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     args::{self, Context, Run},
@@ -17,7 +17,7 @@ Example:
   qimg man ~/.local/share/man/man1")]
 pub(crate) struct ManArgs {
     /// An existing directory; files of the same names are replaced
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
 }
 

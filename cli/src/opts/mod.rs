@@ -5,7 +5,7 @@ mod keyval;
 mod object;
 mod schema;
 
-pub(crate) use image::{Driver, ImageSpec, Reference, SpecError};
+pub(crate) use image::{Backing, Driver, ImageSpec, Protocol, Reference, parse_path};
 pub(crate) use keyval::{Pair, asks_for_help, is_list, split};
 pub(crate) use object::{Secret, add_secret};
 pub(crate) use schema::{Item, Kind, Schema, Value, Values};

@@ -51,3 +51,10 @@ pub(crate) fn print(value: impl std::fmt::Display) -> io::Result<()> {
     writeln!(out, "{value}")?;
     out.flush()
 }
+
+/// Writes `text` as it is to standard output and flushes it.
+pub(crate) fn print_text(text: &str) -> io::Result<()> {
+    let mut out = stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}

@@ -1,16 +1,22 @@
 //! `create`: a new, empty image.
 
+mod backing;
 mod options;
+mod plan;
+mod write;
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     args::{Context, Run},
     error::Failure,
     exit::Exit,
+    opts::{Driver, Protocol, Reference, Schema, Value, Values, asks_for_help, parse_path},
+    output, size,
 };
+use plan::Qcow2Plan;
 
 /// Create a new image
 ///
@@ -43,7 +49,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "OBJDEF", action = clap::ArgAction::Append)]
     object: Vec<String>,
 
-    /// The format of the new image
+    /// The format of the new image: raw or qcow2
     #[arg(short, long, value_name = "FMT", default_value = "raw")]
     format: String,
 
@@ -53,7 +59,7 @@ pub(crate) struct CreateArgs {
     options: Vec<String>,
 
     /// Base the image on FILE: what was never written is read from there
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     backing: Option<String>,
 
     /// The format of -b FILE
@@ -68,16 +74,140 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     no_clobber: bool,
 
-    #[arg(value_name = "FILENAME [SIZE]", num_args = 0..)]
+    /// The file to create, and the size of the disk
+    #[arg(value_name = "FILENAME [SIZE]", num_args = 0.., value_hint = ValueHint::FilePath)]
     operands: Vec<OsString>,
+}
+
+/// A format that can be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Qcow2,
+    Raw,
+}
+
+impl Format {
+    fn named(name: &str) -> Option<Self> {
+        match Driver::named(name)? {
+            Driver::Qcow2 => Some(Self::Qcow2),
+            Driver::Raw | Driver::Protocol(Protocol::File) => Some(Self::Raw),
+            Driver::Protocol(Protocol::HostDevice) => None,
+        }
+    }
+
+    const fn schema(self) -> Schema {
+        match self {
+            Self::Qcow2 => options::QCOW2,
+            Self::Raw => options::RAW,
+        }
+    }
 }
 
 impl Run for CreateArgs {
     const NAME: &'static str = "create";
     const OURS: &'static [&'static str] = &["no-clobber"];
 
-    fn run(self, _context: Context) -> Result<Exit, Failure> {
-        let _ = (options::QCOW2, options::RAW);
-        Err("create: not there yet".into())
+    fn run(self, context: Context) -> Result<Exit, Failure> {
+        let list = self.options.join(",");
+        let name = self.operands.first();
+        if asks_for_help(&list) {
+            return self.help(name);
+        }
+        let Some(name) = name else {
+            return Err(Failure::Hinted("Expecting image file name".into()));
+        };
+        let size = self.operands.get(1).map(|text| {
+            size::parse_operand("image size", &text.to_string_lossy()).map_err(Failure::Message)
+        });
+        let size = size.transpose()?;
+        if let Some(extra) = self.operands.get(2) {
+            let extra = extra.to_string_lossy();
+            return Err(Failure::Hinted(format!("Unexpected argument: {extra}")));
+        }
+        let shown = name.to_string_lossy();
+        let about = |text: String| Failure::Message(format!("{shown}: {text}"));
+        let (format, file) = self.target(name).map_err(about)?;
+        let values = self.values(format, &list, size, name).map_err(about)?;
+        if !self.quiet {
+            let listing = values.listing();
+            output::print(format_args!("Formatting '{shown}', fmt={} {listing}", self.format))?;
+        }
+        if self.no_clobber && std::fs::symlink_metadata(&file.path).is_ok() {
+            return Err(about(format!("File exists and --no-clobber was given: '{shown}'")));
+        }
+        match format {
+            Format::Qcow2 => {
+                let plan = Qcow2Plan::new(&values, &context.secrets).map_err(about)?;
+                write::qcow2(&file, &plan, !self.no_clobber).map_err(about)?;
+            }
+            Format::Raw => write::raw(&file, &values, !self.no_clobber).map_err(about)?,
+        }
+        Ok(Exit::Success)
+    }
+}
+
+impl CreateArgs {
+    /// `-o help`
+    fn help(&self, name: Option<&OsString>) -> Result<Exit, Failure> {
+        let format = Format::named(&self.format)
+            .ok_or_else(|| Failure::Message(format!("Unknown file format '{}'", self.format)))?;
+        if let Some(name) = name {
+            parse_path(name)?;
+        }
+        output::print_text(&format.schema().help(&self.format, name.is_some()))?;
+        Ok(Exit::Success)
+    }
+
+    /// Format and file, as named.
+    fn target(&self, name: &OsString) -> Result<(Format, Reference), String> {
+        let format = Format::named(&self.format)
+            .ok_or_else(|| format!("Unknown file format '{}'", self.format))?;
+        if name.is_empty() {
+            return Ok((format, Reference { path: name.clone(), protocol: None }));
+        }
+        Ok((format, parse_path(name)?))
+    }
+
+    /// The options, those given by letters and the defaults among them.
+    fn values(
+        &self,
+        format: Format,
+        list: &str,
+        size: Option<u64>,
+        name: &OsString,
+    ) -> Result<Values, String> {
+        let mut values = format.schema().parse(list)?;
+        if let Some(size) = size {
+            if values.get("size").is_some() {
+                return Err("The image size must be specified only once".into());
+            }
+            values.put("size", Value::Size(size));
+        }
+        for (given, option, what) in [
+            (&self.backing, "backing_file", "Backing file"),
+            (&self.backing_format, "backing_fmt", "Backing file format"),
+        ] {
+            let Some(text) = given else { continue };
+            if !values.accepts(option) {
+                let text = format!("{what} not supported for file format '{}'", self.format);
+                return Err(text);
+            }
+            values.put(option, Value::Text(text.clone()));
+        }
+        if values.text("backing_file").is_some() {
+            backing::complete(&mut values, name, self.backing_unsafe)?;
+        }
+        // 2^64 - 1 is how QEMU says "no size", so it can't be asked for either.
+        if values.number("size").is_none_or(|size| size == u64::MAX) {
+            return Err("Image creation needs a size parameter".into());
+        }
+        if format == Format::Qcow2 {
+            values.default("cluster_size", Value::Size(65536));
+            values.default("extended_l2", Value::Flag(false, "off".into()));
+            values.default("compression_type", Value::Text("zlib".into()));
+            values.default("lazy_refcounts", Value::Flag(false, "off".into()));
+            values.default("refcount_bits", Value::Number(16));
+        }
+        Ok(values)
     }
 }

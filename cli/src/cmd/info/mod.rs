@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     args::{Context, Run},
@@ -61,7 +61,8 @@ pub(crate) struct InfoArgs {
     #[arg(long, value_name = "OBJDEF", action = clap::ArgAction::Append)]
     object: Vec<String>,
 
-    #[arg(value_name = "FILENAME", num_args = 0..)]
+    /// The image
+    #[arg(value_name = "FILENAME", num_args = 0.., value_hint = ValueHint::FilePath)]
     files: Vec<OsString>,
 }
 

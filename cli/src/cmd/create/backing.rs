@@ -1,0 +1,80 @@
+//! The backing image of a new one: that it can be opened, and how large its disk is.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+};
+
+use crate::{
+    image,
+    opts::{ImageSpec, Value, Values},
+};
+
+/// Checks the backing file that `values` names for the image `name`, and takes its size
+/// where none was given. With `unsafe_` it is not opened.
+///
+/// # Errors
+/// In qemu-img's words, without the new image's name in front.
+pub(super) fn complete(values: &mut Values, name: &OsStr, unsafe_: bool) -> Result<(), String> {
+    let backing = values.text("backing_file").unwrap_or_default().to_owned();
+    let format = values.text("backing_fmt").map(ToOwned::to_owned);
+    if backing.is_empty() {
+        return Err("Expected backing file name, got empty string".into());
+    }
+    if backing.as_bytes() == name.as_bytes() {
+        return Err("Error: Trying to create an image with the same filename as the backing file"
+            .into());
+    }
+    if !unsafe_ {
+        let path = beside(name, backing.as_bytes());
+        let unusable = |text: String| format!("{text}\nCould not open backing image.");
+        let spec = ImageSpec::from_name(&path, format.as_deref()).map_err(unusable)?;
+        let image = image::open(&spec, image::Use::Read).map_err(unusable)?;
+        if format.is_none() {
+            let detected = image.format();
+            return Err(format!(
+                "Backing file specified without backing format\nDetected format of {detected}."
+            ));
+        }
+        values.default("size", Value::Size(image.virtual_size()));
+    } else if format.is_none() {
+        return Err("Backing file specified without backing format".into());
+    }
+    Ok(())
+}
+
+/// A name as found in the header of `image`, seen from here: relative names count from
+/// the directory of `image`; names with a protocol stay as they are.
+pub(crate) fn beside(image: &OsStr, name: &[u8]) -> OsString {
+    let colon = name.iter().position(|&byte| byte == b':' || byte == b'/');
+    let has_protocol = colon.is_some_and(|at| name.get(at) == Some(&b':'));
+    let image = image.as_bytes().strip_prefix(b"file:").unwrap_or(image.as_bytes());
+    let directory = match image.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) if !has_protocol && !name.starts_with(b"/") => {
+            image.get(..=slash).unwrap_or_default()
+        }
+        _ => b"",
+    };
+    OsString::from_vec([directory, name].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_names_count_from_the_images_directory() {
+        for (image, name, seen) in [
+            ("a", "b", "b"),
+            ("dir/a", "b", "dir/b"),
+            ("dir/a", "../b", "dir/../b"),
+            ("./a", "b", "./b"),
+            ("file:dir/a", "b", "dir/b"),
+            ("dir/a", "/b", "/b"),
+            ("dir/a", "nbd:b", "nbd:b"),
+            ("dir/a", "x/b:c", "dir/x/b:c"),
+        ] {
+            assert_eq!(beside(OsStr::new(image), name.as_bytes()), seen, "{image} {name}");
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! `info`: every kind of image, names of every kind, damaged headers.
+
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt};
+
+use crate::{
+    images::{each_kind, patch},
+    pair::Pair,
+};
+
+#[test]
+fn every_kind_of_image_in_both_forms() {
+    let Some(mut pair) = Pair::new() else { return };
+    for name in each_kind(&pair) {
+        pair.same(&["info", name]);
+        pair.same(&["info", "--output=json", name]);
+        pair.same(&["info", "-U", "-f", "raw", name]);
+    }
+    pair.finish();
+}
+
+#[test]
+fn backing_chains() {
+    let Some(mut pair) = Pair::new() else { return };
+    each_kind(&pair);
+    for name in [
+        "raw.img",
+        "v3.qcow2",
+        "top.qcow2",
+        "top2.qcow2",
+        "over-raw.qcow2",
+        "luks.qcow2",
+        "lost.qcow2",
+        "file.qcow2",
+        "sub/relative.qcow2",
+        "sub/absolute.qcow2",
+        "dirty-corrupt.qcow2",
+    ] {
+        pair.same(&["info", "--backing-chain", name]);
+        pair.same(&["info", "--backing-chain", "--output=json", name]);
+    }
+    pair.finish();
+}
+
+#[test]
+fn names_and_formats() {
+    let Some(mut pair) = Pair::new() else { return };
+    each_kind(&pair);
+    for line in [
+        "info missing",
+        "info -f raw missing",
+        "info -f foo missing",
+        "info no/such/directory",
+        "info raw.img/x",
+        "info sub",
+        "info -f qcow2 sub",
+        "info -f raw sub",
+        "info -f qcow2 raw.img",
+        "info -f qcow2 empty.img",
+        "info -f raw v3.qcow2",
+        "info -f file v3.qcow2",
+        "info -f file --output=json v3.qcow2",
+        "info -f host_device v3.qcow2",
+        "info name:with",
+        "info a:b/c",
+        "info ./name:with",
+        "info x/name:with",
+        "info :a",
+        "info FILE:x",
+        "info file:missing",
+        "info file:top.qcow2",
+        "info file:./sub/relative.qcow2",
+        "info file:",
+        "info ./top.qcow2",
+        "info sub/../top.qcow2",
+        "info /dev/null",
+        "info --output=json /dev/null",
+        "info host_device:/dev/null",
+        "info -- v3.qcow2",
+        "info v3.qcow2 -U --output json",
+        "info --output=json --output=human v3.qcow2",
+    ] {
+        pair.same_line(line);
+    }
+    pair.same(&["info", ""]);
+    pair.finish();
+}
+
+#[test]
+fn json_names_and_image_options() {
+    let Some(mut pair) = Pair::new() else { return };
+    each_kind(&pair);
+    for name in [
+        "json:{}",
+        "json:[]",
+        "json:{",
+        "json:",
+        "json:{} x",
+        r#"json:{"driver":"qcow2"}"#,
+        r#"json:{"driver":"blubb"}"#,
+        r#"json:{"driver":1}"#,
+        r#"json:{"driver":"file"}"#,
+        r#"json:{"driver":"file","filename":"v3.qcow2"}"#,
+        r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"v3.qcow2"}}"#,
+        r#"json:{"driver":"qcow2","file.filename":"v3.qcow2"}"#,
+        r#"json:{"file":{"driver":"file","filename":"v3.qcow2"}}"#,
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"v3.qcow2"}}"#,
+        r#"json:{"driver":"qcow2","file":{"filename":"v3.qcow2","foo":1}}"#,
+        r#"json:{"driver":"qcow2","foo":"bar","file":{"filename":"v3.qcow2"}}"#,
+        r#"json:{"driver":"qcow2","file":"v3.qcow2"}"#,
+        r#"json:{"driver":"qcow2","file":null}"#,
+        r#"json:{"driver":"qcow2","backing":null,"file.filename":"top.qcow2"}"#,
+        r#"json:{"driver":"qcow2","backing":"","file.filename":"top.qcow2"}"#,
+    ] {
+        pair.same(&["info", name]);
+    }
+    for list in [
+        "driver=qcow2,file.driver=file,file.filename=v3.qcow2",
+        "driver=qcow2,file.filename=v3.qcow2",
+        "file.filename=v3.qcow2",
+        "filename=v3.qcow2",
+        "driver=file,filename=v3.qcow2",
+        "driver=raw,file.filename=v3.qcow2",
+        "driver=qcow2",
+        "driver=foo",
+        "driver=",
+        "foo=bar,driver=qcow2,file.filename=v3.qcow2",
+        "file.foo=bar,driver=qcow2,file.filename=v3.qcow2",
+        "v3.qcow2",
+        ",driver=qcow2,file.filename=v3.qcow2",
+        "driver=qcow2,file.filename=v3.qcow2,",
+        "driver=qcow2,file=v3.qcow2",
+        "driver=qcow2,file.filename=file:v3.qcow2",
+        "driver=qcow2,file.filename=a,,b.qcow2",
+        "driver=raw,file.driver=host_device,file.filename=v3.qcow2",
+        "driver=raw,file.driver=file,file.filename=/dev/null",
+        "driver=qcow2,lazy-refcounts,file.filename=v3.qcow2",
+        "driver=qcow2,nolazy-refcounts,file.filename=v3.qcow2",
+        "driver=qcow2,read-only=x,file.filename=v3.qcow2",
+        "driver=qcow2,cache-size=1M,file.filename=v3.qcow2",
+        "driver=qcow2,cache-size=foo,file.filename=v3.qcow2",
+        "driver=qcow2,file.locking=off,file.filename=v3.qcow2",
+        "driver=qcow2,backing.driver=qcow2,file.filename=top.qcow2",
+        "driver=qcow2,data-file.filename=d1.raw,file.filename=df1.qcow2",
+        "driver=qcow2,force-share=on,file.filename=v3.qcow2",
+    ] {
+        pair.same(&["info", "--image-opts", list]);
+    }
+    pair.same(&["info", "-U", "--image-opts", "driver=qcow2,force-share=off,file.filename=v3.qcow2"]);
+    pair.finish();
+}
+
+#[test]
+fn file_names_of_every_kind_in_json() {
+    let Some(mut pair) = Pair::new() else { return };
+    let mut names: Vec<Vec<u8>> = (1..=255_u8).filter(|c| *c != b'/').map(|c| vec![c]).collect();
+    for text in ["é", "€", "\u{2028}", "\u{feff}", "😀", "\u{10ffff}", "\u{fffe}", "\u{fdd0}"] {
+        names.push(text.into());
+    }
+    for bytes in [
+        &b"\xed\xa0\x80"[..],
+        b"\xc1\x81",
+        b"\xf4\x90\x80\x80",
+        b"\xe2\x82",
+        b"\xe2\x82x",
+        b"\xf8\x88\x80\x80\x80",
+        b"\x80\x80\xc3",
+        b"\xc3\xc3\xa9",
+        b"\xf0\x9f\x98",
+        b"\xfc\x80\x80\x80\x80\x80",
+        b"\xf0\x80\x80\x80",
+        b"\xe0\x80\x80",
+    ] {
+        names.push(bytes.to_vec());
+    }
+    // Each run costs far more than a name: many go into one.
+    for names in names.chunks(24) {
+        let name = [b"./a".to_vec(), names.join(&b'z'), b"y".to_vec()].concat();
+        let name = OsStr::from_bytes(&name);
+        fs::write(pair.work().join(name), b"").unwrap();
+        pair.same(&[OsStr::new("info"), OsStr::new("--output=json"), name]);
+    }
+    pair.finish();
+}
+
+/// A field of the header: where it stands and how many bytes it has.
+const FIELDS: [(&str, usize, usize); 16] = [
+    ("version", 4, 4),
+    ("backing_file_offset", 8, 8),
+    ("backing_file_size", 16, 4),
+    ("cluster_bits", 20, 4),
+    ("size", 24, 8),
+    ("crypt_method", 32, 4),
+    ("l1_size", 36, 4),
+    ("l1_table_offset", 40, 8),
+    ("refcount_table_offset", 48, 8),
+    ("refcount_table_clusters", 56, 4),
+    ("nb_snapshots", 60, 4),
+    ("snapshots_offset", 64, 8),
+    ("incompatible", 72, 8),
+    ("refcount_order", 96, 4),
+    ("header_length", 100, 4),
+    ("compression_type", 104, 1),
+];
+
+#[test]
+fn damaged_headers() {
+    let Some(mut pair) = Pair::new() else { return };
+    pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
+    let values = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        7,
+        8,
+        9,
+        16,
+        22,
+        31,
+        64,
+        104,
+        112,
+        128,
+        129,
+        512,
+        1023,
+        1024,
+        0x10000,
+        0x10001,
+        0x30000,
+        0x40_0000,
+        0x40_0001,
+        0x8000_0000,
+        u64::from(u32::MAX),
+        1 << 40,
+        1 << 56,
+        1 << 62,
+        1 << 63,
+        u64::MAX,
+        !0xffff,
+    ];
+    for (field, at, bytes) in FIELDS {
+        for value in values {
+            let fits = bytes == 8 || value < 1 << (8 * bytes);
+            // Version 1 is another format to qemu-img.
+            if !fits || (field == "version" && value == 1) {
+                continue;
+            }
+            let value = value.to_be_bytes();
+            let name = format!("{field}.qcow2");
+            patch(&pair.work(), "v3.qcow2", &name, &[(at, &value[8 - bytes..])]);
+            pair.same(&["info", &name]);
+            pair.same(&["info", "-f", "qcow2", &name]);
+        }
+    }
+    pair.finish();
+}
+
+#[test]
+fn truncated_files() {
+    let Some(mut pair) = Pair::new() else { return };
+    pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
+    pair.make(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "v2.qcow2", "64M"]);
+    for from in ["v3.qcow2", "v2.qcow2"] {
+        let whole = fs::read(pair.work().join(from)).unwrap();
+        for length in [0, 3, 4, 7, 8, 71, 72, 100, 103, 104, 108, 112, 512, 4096, 65536, 196_608] {
+            fs::write(pair.work().join("cut.qcow2"), &whole[..length]).unwrap();
+            pair.same(&["info", "cut.qcow2"]);
+            pair.same(&["info", "-f", "qcow2", "cut.qcow2"]);
+        }
+    }
+    pair.finish();
+}
+
+/// A header extension.
+fn extension(kind: u32, data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(data.len()).unwrap();
+    let mut bytes = [kind.to_be_bytes(), length.to_be_bytes()].concat();
+    bytes.extend(data);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+#[test]
+fn header_extensions() {
+    const FORMAT: u32 = 0xe279_2aca;
+    const NAMES: u32 = 0x6803_f857;
+    const CRYPTO: u32 = 0x0537_be77;
+    const BITMAPS: u32 = 0x2385_2875;
+    const DATA_FILE: u32 = 0x4441_5441;
+    let Some(mut pair) = Pair::new() else { return };
+    pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
+    pair.make(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "v2.qcow2", "64M"]);
+    let mut named = [0, 9].to_vec();
+    named.extend(b"my feature");
+    named.resize(48, 0);
+    let bitmaps = |count: u32, reserved: u32, size: u64, offset: u64| {
+        let numbers = [count.to_be_bytes(), reserved.to_be_bytes()].concat();
+        [numbers, size.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat()
+    };
+    let both = |a: u64, b: u64| [a.to_be_bytes(), b.to_be_bytes()].concat();
+    let unknown = |bits: u64| (72, bits.to_be_bytes().to_vec());
+    let crypt = |method: u8| (35, vec![method]);
+    let valid = (95, vec![1]);
+    let none = (95, vec![0]);
+    let mut too_long = extension(0x1234_5678, b"hello");
+    too_long[5] = 0x10;
+    type Patch = (usize, Vec<u8>);
+    let cases: Vec<(Vec<u8>, Patch)> = vec![
+        (extension(0x1234_5678, b"hello"), none.clone()),
+        (too_long, none.clone()),
+        (extension(FORMAT, &[b'x'; 20]), none.clone()),
+        (extension(FORMAT, &[b'x'; 16]), none.clone()),
+        (extension(FORMAT, &[b'x'; 15]), none.clone()),
+        (extension(NAMES, &[b'x'; 50]), none.clone()),
+        (extension(NAMES, &named), unknown(1 << 9)),
+        (extension(NAMES, &named), unknown((1 << 9) | (1 << 17) | (1 << 60))),
+        (extension(CRYPTO, b"12345678"), crypt(2)),
+        (extension(CRYPTO, &both(1, 2)), crypt(2)),
+        (extension(CRYPTO, &both(0x10000, 2)), none.clone()),
+        (extension(BITMAPS, b"12345678"), valid.clone()),
+        (extension(BITMAPS, &bitmaps(1, 1, 32, 0x10000)), valid.clone()),
+        (extension(BITMAPS, &bitmaps(0, 0, 32, 0x10000)), valid.clone()),
+        (extension(BITMAPS, &bitmaps(65536, 0, 32, 0x10000)), valid.clone()),
+        (extension(BITMAPS, &bitmaps(1, 0, 32, 0x10001)), valid.clone()),
+        (extension(BITMAPS, &bitmaps(1, 0, 1 << 40, 0x10000)), valid.clone()),
+        (extension(BITMAPS, &bitmaps(1, 0, 32, 0x10000)), none.clone()),
+        (extension(DATA_FILE, b"foo.raw"), unknown(4)),
+        (extension(DATA_FILE, b"foo.raw"), none.clone()),
+        (extension(0, b""), unknown(4)),
+        (extension(DATA_FILE, b"foo\0bar"), unknown(4)),
+    ];
+    for (at, from) in [(112, "v3.qcow2"), (72, "v2.qcow2")] {
+        for (extension, (offset, bytes)) in &cases {
+            if from == "v2.qcow2" && *offset >= 72 && *bytes != [0] {
+                continue; // version 2 has no features
+            }
+            let mut patches = vec![(at, [extension.clone(), vec![0; 8]].concat())];
+            if from != "v2.qcow2" || *offset < 72 {
+                patches.push((*offset, bytes.clone()));
+            }
+            let patches: Vec<_> = patches.iter().map(|(at, b)| (*at, b.as_slice())).collect();
+            patch(&pair.work(), from, "extension.qcow2", &patches);
+            pair.same(&["info", "extension.qcow2"]);
+            pair.same(&["info", "--output=json", "extension.qcow2"]);
+        }
+    }
+    pair.finish();
+}
+
+/// A snapshot table entry for an L1 table of one entry at 0x30000.
+fn snapshot(id: &[u8], name: &[u8], numbers: (u32, u32, u64, u32), extra: &[u8]) -> Vec<u8> {
+    let (seconds, nanoseconds, clock, state) = numbers;
+    let mut bytes = 0x30000_u64.to_be_bytes().to_vec();
+    bytes.extend(1_u32.to_be_bytes());
+    bytes.extend(u16::try_from(id.len()).unwrap().to_be_bytes());
+    bytes.extend(u16::try_from(name.len()).unwrap().to_be_bytes());
+    bytes.extend(seconds.to_be_bytes());
+    bytes.extend(nanoseconds.to_be_bytes());
+    bytes.extend(clock.to_be_bytes());
+    bytes.extend(state.to_be_bytes());
+    bytes.extend(u32::try_from(extra.len()).unwrap().to_be_bytes());
+    bytes.extend(extra);
+    bytes.extend(id);
+    bytes.extend(name);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+#[test]
+fn snapshot_tables() {
+    let Some(mut pair) = Pair::new() else { return };
+    pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
+    let numbers = (1_700_000_000, 999_999_999, 359_999_999_999_999_999, 12_345_678);
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
+    let table = [
+        snapshot(b"1", b"a", (0, 0, 0, 0), b""),
+        snapshot(b"22", b"exactly sixteen!", numbers, b""),
+        snapshot(b"333333333", b"", (u32::MAX, u32::MAX, u64::MAX, u32::MAX), b""),
+        snapshot(b"4", b"extra 8", (1, 1, 1, 5), &words(&[1_000_000_000_000])),
+        snapshot(b"5", b"extra 16", (1_750_000_000, 1, 1, 5), &words(&[1 << 40, 64 << 20])),
+        snapshot(b"6", b"huge", (1, 1, 1_000_000, 5), &words(&[1 << 63, 64 << 20, 123_456_789_012])),
+        snapshot(b"7", b"no icount", (1, 1, 1, 0), &words(&[0, 64 << 20, u64::MAX])),
+        snapshot(b"8", b"icount 2^63", (1, 1, 1, 0), &words(&[0, 64 << 20, 1 << 63])),
+        snapshot(b"9", b"extra 32", (1, 1, 1, 0), &words(&[1, 64 << 20, 5, 6])),
+        snapshot(b"i\0d", "é name".as_bytes(), (1, 1, 1, 0), &words(&[1, 64 << 20, 5])),
+        snapshot(b"", &[b'x'; 300], (1, 1, 1, 0), &words(&[1, 64 << 20, 5])),
+        snapshot(&[b'i'; 200], b"long id", (1, 1, 1, 0), b"1234"),
+    ];
+    let image = |entries: &[Vec<u8>], count: usize| {
+        let mut bytes = fs::read(pair.work().join("v3.qcow2")).unwrap();
+        bytes.resize(bytes.len().next_multiple_of(65536), 0);
+        let at = bytes.len() as u64;
+        bytes.extend(entries.concat());
+        bytes[60..64].copy_from_slice(&u32::try_from(count).unwrap().to_be_bytes());
+        bytes[64..72].copy_from_slice(&at.to_be_bytes());
+        bytes
+    };
+    let mut tables = vec![(table.to_vec(), table.len())];
+    for extra in [1024, 1025] {
+        tables.push((vec![snapshot(b"1", b"a", (0, 0, 0, 0), &vec![b'x'; extra])], 1));
+    }
+    tables.push((table.to_vec(), 65536));
+    tables.push((table.to_vec(), 65537));
+    let images: Vec<_> = tables.iter().map(|(entries, count)| image(entries, *count)).collect();
+    for bytes in images {
+        fs::write(pair.work().join("snapshots.qcow2"), bytes).unwrap();
+        pair.same(&["info", "snapshots.qcow2"]);
+        pair.same(&["info", "--output=json", "snapshots.qcow2"]);
+    }
+    pair.finish();
+}

@@ -1,0 +1,148 @@
+//! Runs both programs and collects what differs.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// What a run left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Both programs, a directory to run them in, and the differences so far.
+pub struct Pair {
+    dir: tempfile::TempDir,
+    qemu_img: PathBuf,
+    differences: String,
+    runs: usize,
+}
+
+impl Pair {
+    /// `None`, with a printed reason, where there is no qemu-img.
+    pub fn new() -> Option<Self> {
+        let Some(qemu_img) = find("qemu-img") else {
+            let required = env::var_os("QIMG_REQUIRE_QEMU").is_some_and(|value| value == "1");
+            assert!(!required, "qemu-img is not in $PATH and QIMG_REQUIRE_QEMU=1 asks for it");
+            eprintln!("SKIPPED: qemu-img is not in $PATH");
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        symlink(env!("CARGO_BIN_EXE_qimg"), dir.path().join("bin/qemu-img")).unwrap();
+        fs::create_dir(dir.path().join("work")).unwrap();
+        Some(Self { dir, qemu_img, differences: String::new(), runs: 0 })
+    }
+
+    /// The directory that commands run in.
+    pub fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    /// Runs the real qemu-img, which must succeed.
+    pub fn make(&self, words: &[&str]) {
+        let made = self.qemu(words);
+        assert_eq!(made.code, Some(0), "qemu-img {words:?}: {}", made.stderr);
+    }
+
+    /// Runs the real qemu-img.
+    pub fn qemu(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
+        run(&self.qemu_img, &self.work(), words)
+    }
+
+    /// Runs qimg under the name of qemu-img.
+    pub fn ours(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
+        run(&self.dir.path().join("bin/qemu-img"), &self.work(), words)
+    }
+
+    /// Runs both and notes a difference.
+    pub fn same(&mut self, words: &[impl AsRef<OsStr>]) {
+        let (theirs, ours) = (self.qemu(words), self.ours(words));
+        self.note(words, &theirs, &ours);
+    }
+
+    /// [`Pair::same`], for a command line in which spaces separate the words.
+    pub fn same_line(&mut self, line: &str) {
+        self.same(&line.split_whitespace().collect::<Vec<_>>());
+    }
+
+    /// Notes a difference between two outcomes.
+    pub fn note(&mut self, words: &[impl AsRef<OsStr>], theirs: &Outcome, ours: &Outcome) {
+        self.runs += 1;
+        if theirs == ours {
+            return;
+        }
+        let words: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+        let mut text = format!("$ qemu-img {}\n", words.join(" "));
+        for (what, theirs, ours) in [
+            ("stdout", &theirs.stdout, &ours.stdout),
+            ("stderr", &theirs.stderr, &ours.stderr),
+            ("code", &format!("{:?}", theirs.code), &format!("{:?}", ours.code)),
+        ] {
+            if theirs != ours {
+                let _ = write!(text, "  {what}:\n{}", difference(theirs, ours));
+            }
+        }
+        self.differences.push_str(&text);
+    }
+
+    /// Fails if anything differed.
+    pub fn finish(self) {
+        assert!(self.runs > 0, "nothing was compared");
+        let count = self.differences.lines().filter(|line| line.starts_with("$ ")).count();
+        assert!(
+            self.differences.is_empty(),
+            "{count} of {} command lines differ (- qemu-img, + qimg):\n{}",
+            self.runs,
+            self.differences
+        );
+    }
+}
+
+/// The lines that differ, those of qemu-img first.
+fn difference(theirs: &str, ours: &str) -> String {
+    let mut text = String::new();
+    let (theirs, ours): (Vec<_>, Vec<_>) = (theirs.lines().collect(), ours.lines().collect());
+    let head = theirs.iter().zip(&ours).take_while(|(a, b)| a == b).count();
+    let tail = theirs[head..].iter().rev().zip(ours[head..].iter().rev());
+    let tail = tail.take_while(|(a, b)| a == b).count();
+    for line in &theirs[head..theirs.len() - tail] {
+        let _ = writeln!(text, "    - {line:?}");
+    }
+    for line in &ours[head..ours.len() - tail] {
+        let _ = writeln!(text, "    + {line:?}");
+    }
+    text
+}
+
+fn run(program: &Path, dir: &Path, words: &[impl AsRef<OsStr>]) -> Outcome {
+    use std::os::unix::process::CommandExt;
+    let output = Command::new(program)
+        .arg0("qemu-img")
+        .args(words)
+        .current_dir(dir)
+        .env("LC_ALL", "C")
+        .env("TZ", "Europe/Berlin")
+        .env_remove("POSIXLY_CORRECT")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Outcome {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
+}
