@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::{
-    Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
+    Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand,
 };
 
 use crate::{

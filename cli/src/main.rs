@@ -5,6 +5,7 @@ mod cmd;
 mod error;
 mod exit;
 mod getopt;
+mod image;
 mod open;
 mod opts;
 mod output;

@@ -52,3 +52,24 @@ pub(crate) fn error(message: impl std::fmt::Display) {
 pub(crate) fn warning(message: impl std::fmt::Display) {
     error(format_args!("warning: {message}"));
 }
+
+/// Says that an image has bitmaps that another program has made worthless. (No line end,
+/// as qemu-img prints it.)
+pub(crate) fn voided_bitmaps(version: u32) {
+    let name = short();
+    let why = match version {
+        2 => {
+            "This qcow2 v2 image contains bitmaps, but they may have been modified by a program \
+             without persistent bitmap support; so now they must all be considered inconsistent"
+        }
+        _ => {
+            "a program lacking bitmap support modified this file, so all bitmaps are now \
+             considered inconsistent"
+        }
+    };
+    let _ = write!(
+        std::io::stderr(),
+        "{name}: warning: {why}\nSome clusters may be leaked, run '{name} check -r' on the image \
+         file to fix."
+    );
+}

@@ -8,7 +8,10 @@ pub(crate) mod info;
 pub(crate) mod man;
 pub(crate) mod migrate;
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+};
 
 use crate::{error::Failure, opts::ImageSpec, progname};
 
@@ -54,5 +57,41 @@ pub(crate) fn exclusive(format: Option<&str>, image_opts: bool) -> Result<(), Fa
     match (format, image_opts) {
         (Some(_), true) => Err("--image-opts and --format are mutually exclusive".into()),
         _ => Ok(()),
+    }
+}
+
+/// A name as found in the header of `image`, seen from here: relative names count from
+/// the directory of `image`; names with a protocol stay as they are.
+pub(crate) fn beside(image: &OsStr, name: &[u8]) -> OsString {
+    let colon = name.iter().position(|&byte| byte == b':' || byte == b'/');
+    let has_protocol = colon.is_some_and(|at| name.get(at) == Some(&b':'));
+    let image = image.as_bytes().strip_prefix(b"file:").unwrap_or(image.as_bytes());
+    let directory = match image.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) if !has_protocol && !name.starts_with(b"/") => {
+            image.get(..=slash).unwrap_or_default()
+        }
+        _ => b"",
+    };
+    OsString::from_vec([directory, name].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_names_count_from_the_images_directory() {
+        for (image, name, seen) in [
+            ("a", "b", "b"),
+            ("dir/a", "b", "dir/b"),
+            ("dir/a", "../b", "dir/../b"),
+            ("./a", "b", "./b"),
+            ("file:dir/a", "b", "dir/b"),
+            ("dir/a", "/b", "/b"),
+            ("dir/a", "nbd:b", "nbd:b"),
+            ("dir/a", "x/b:c", "dir/x/b:c"),
+        ] {
+            assert_eq!(beside(OsStr::new(image), name.as_bytes()), seen, "{image} {name}");
+        }
     }
 }

@@ -107,6 +107,9 @@ impl Pair {
     }
 }
 
+/// Lines of a difference that are printed.
+const SHOWN_LINES: usize = 4;
+
 /// The lines that differ, those of qemu-img first.
 fn difference(theirs: &str, ours: &str) -> String {
     let mut text = String::new();
@@ -114,12 +117,16 @@ fn difference(theirs: &str, ours: &str) -> String {
     let head = theirs.iter().zip(&ours).take_while(|(a, b)| a == b).count();
     let tail = theirs[head..].iter().rev().zip(ours[head..].iter().rev());
     let tail = tail.take_while(|(a, b)| a == b).count();
-    for line in &theirs[head..theirs.len() - tail] {
-        let _ = writeln!(text, "    - {line:?}");
-    }
-    for line in &ours[head..ours.len() - tail] {
-        let _ = writeln!(text, "    + {line:?}");
-    }
+    let shown = |text: &mut String, sign: char, lines: &[&str]| {
+        for line in lines.iter().take(SHOWN_LINES) {
+            let _ = writeln!(text, "    {sign} {line:?}");
+        }
+        if lines.len() > SHOWN_LINES {
+            let _ = writeln!(text, "    {sign} ... {} lines", lines.len());
+        }
+    };
+    shown(&mut text, '-', &theirs[head..theirs.len() - tail]);
+    shown(&mut text, '+', &ours[head..ours.len() - tail]);
     text
 }
 

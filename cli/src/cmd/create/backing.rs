@@ -1,11 +1,9 @@
 //! The backing image of a new one: that it can be opened, and how large its disk is.
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
-};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
 use crate::{
+    cmd::beside,
     image,
     opts::{ImageSpec, Value, Values},
 };
@@ -41,40 +39,4 @@ pub(super) fn complete(values: &mut Values, name: &OsStr, unsafe_: bool) -> Resu
         return Err("Backing file specified without backing format".into());
     }
     Ok(())
-}
-
-/// A name as found in the header of `image`, seen from here: relative names count from
-/// the directory of `image`; names with a protocol stay as they are.
-pub(crate) fn beside(image: &OsStr, name: &[u8]) -> OsString {
-    let colon = name.iter().position(|&byte| byte == b':' || byte == b'/');
-    let has_protocol = colon.is_some_and(|at| name.get(at) == Some(&b':'));
-    let image = image.as_bytes().strip_prefix(b"file:").unwrap_or(image.as_bytes());
-    let directory = match image.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) if !has_protocol && !name.starts_with(b"/") => {
-            image.get(..=slash).unwrap_or_default()
-        }
-        _ => b"",
-    };
-    OsString::from_vec([directory, name].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn relative_names_count_from_the_images_directory() {
-        for (image, name, seen) in [
-            ("a", "b", "b"),
-            ("dir/a", "b", "dir/b"),
-            ("dir/a", "../b", "dir/../b"),
-            ("./a", "b", "./b"),
-            ("file:dir/a", "b", "dir/b"),
-            ("dir/a", "/b", "/b"),
-            ("dir/a", "nbd:b", "nbd:b"),
-            ("dir/a", "x/b:c", "dir/x/b:c"),
-        ] {
-            assert_eq!(beside(OsStr::new(image), name.as_bytes()), seen, "{image} {name}");
-        }
-    }
 }

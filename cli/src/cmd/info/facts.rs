@@ -85,21 +85,14 @@ pub(crate) struct Qcow2Facts {
     pub(crate) corrupt: bool,
     /// Whether L2 entries have subclusters.
     pub(crate) extended_l2: bool,
-    /// The external data file, where there is one.
-    pub(crate) data_file: Option<DataFile>,
+    /// The name of an external data file, where the header has one (used or not).
+    pub(crate) data_file: Option<Vec<u8>>,
+    /// Whether the data file must stay a valid raw image, where one is used.
+    pub(crate) data_file_raw: Option<bool>,
     /// How it is encrypted.
     pub(crate) encryption: Option<Encryption>,
     /// Its bitmaps.
     pub(crate) bitmaps: Vec<Bitmap>,
-}
-
-/// An external data file.
-#[derive(Debug)]
-pub(crate) struct DataFile {
-    /// Its name, where the header has it.
-    pub(crate) name: Option<Vec<u8>>,
-    /// Whether it must stay a valid raw image.
-    pub(crate) raw: bool,
 }
 
 /// A bitmap in the directory.

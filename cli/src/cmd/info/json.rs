@@ -129,14 +129,14 @@ pub(super) fn specific(out: &mut impl Tree, facts: &Qcow2Facts) -> io::Result<()
         out.end()?;
     }
     out.number("refcount-bits", facts.refcount_bits.into())?;
-    if let Some(name) = facts.data_file.as_ref().and_then(|file| file.name.as_ref()) {
+    if let Some(name) = &facts.data_file {
         out.string("data-file", name)?;
     }
     if let Some(encryption) = &facts.encryption {
         encrypt(out, encryption)?;
     }
-    if let Some(file) = &facts.data_file {
-        out.flag("data-file-raw", file.raw)?;
+    if let Some(raw) = facts.data_file_raw {
+        out.flag("data-file-raw", raw)?;
     }
     out.flag("corrupt", facts.corrupt)?;
     out.flag("extended-l2", facts.extended_l2)

@@ -1,6 +1,11 @@
 //! `info`: what an image is, without reading more of it than its metadata.
 
-use std::ffi::OsString;
+mod facts;
+mod gather;
+mod human;
+mod json;
+
+use std::{collections::HashSet, ffi::OsString, io::Write};
 
 use clap::{Args, ValueHint};
 
@@ -9,8 +14,14 @@ use crate::{
     cmd,
     error::Failure,
     exit::Exit,
-    output::Form,
+    image::{self, Use},
+    opts::{Backing, ImageSpec},
+    output::{self, Form, Json, Tree},
 };
+use facts::Facts;
+
+/// Longest chain that is followed.
+const MAX_CHAIN: usize = 200;
 
 /// Show what an image is: format, sizes, features, snapshots, bitmaps
 ///
@@ -69,10 +80,68 @@ pub(crate) struct InfoArgs {
 impl Run for InfoArgs {
     const NAME: &'static str = "info";
 
-    fn run(self, _context: Context) -> Result<Exit, Failure> {
-        let file = cmd::one_file(self.files)?;
+    fn run(mut self, _context: Context) -> Result<Exit, Failure> {
+        let file = cmd::one_file(std::mem::take(&mut self.files))?;
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;
-        let _spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
-        Err("info: not there yet".into())
+        let spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
+        if self.force_share && spec.force_share.is_some() {
+            return Err("--force-share/-U conflicts with image options".into());
+        }
+        let chain = self.chain(spec)?;
+        let mut out = output::stdout();
+        match self.output {
+            Form::Human => {
+                for (at, facts) in chain.iter().enumerate() {
+                    if at > 0 {
+                        writeln!(out)?;
+                    }
+                    human::image(&mut out, facts)?;
+                }
+            }
+            Form::Json => {
+                let mut json = Json::new(&mut out);
+                if self.backing_chain {
+                    json.list("")?;
+                }
+                for facts in &chain {
+                    json::image(&mut json, facts)?;
+                }
+                if self.backing_chain {
+                    json.end()?;
+                }
+            }
+        }
+        out.flush()?;
+        Ok(Exit::Success)
+    }
+}
+
+impl InfoArgs {
+    /// The image and, if they are to be shown, those behind it.
+    fn chain(&self, first: ImageSpec) -> Result<Vec<Facts>, Failure> {
+        let what_for = if self.force_share { Use::Shared } else { Use::Info };
+        let mut chain = Vec::new();
+        let mut seen = HashSet::new();
+        let mut next = Some(first);
+        while let Some(spec) = next.take() {
+            if !seen.insert(spec.file.path.clone()) || seen.len() > MAX_CHAIN {
+                let name = spec.file.path.to_string_lossy();
+                return Err(Failure::Message(format!(
+                    "Backing file '{name}' creates an infinite loop."
+                )));
+            }
+            let fail = |message: String| cmd::open_failure(&spec.given, message);
+            let opened = image::open(&spec, what_for).map_err(fail)?;
+            let facts = gather::facts(&spec, &opened).map_err(fail)?;
+            drop(opened);
+            if self.backing_chain && spec.backing == Backing::Header {
+                let full = facts.backing.as_ref().map(|backing| backing.full.clone());
+                next = gather::next_in_chain(&facts).map_err(|message| {
+                    cmd::open_failure(image::os_str(&full.unwrap_or_default()), message)
+                })?;
+            }
+            chain.push(facts);
+        }
+        Ok(chain)
     }
 }

@@ -1,0 +1,189 @@
+//! From a name on the command line to an open image, and the words for what goes wrong.
+
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
+
+use qcow2::{
+    Error, Image, OpenOptions,
+    io::{Access, FileStorage, LockMode, Storage},
+};
+
+use crate::{
+    error::{chain, os_text},
+    opts::{Driver, ImageSpec, Protocol},
+    output::escape_control,
+    progname,
+};
+
+/// What an image is opened for; decides which locks are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Its metadata is looked at.
+    Info,
+    /// It is read.
+    Read,
+    /// It is looked at without locks (`-U`).
+    Shared,
+}
+
+/// An open image and the file that it is in.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// How the file was opened.
+    pub(crate) protocol: Protocol,
+    /// Bytes in the file, in whole sectors of 512 as QEMU counts them.
+    pub(crate) length: u64,
+    /// Bytes that the file takes up.
+    pub(crate) allocated: u64,
+    /// What the bytes are.
+    pub(crate) content: Content,
+}
+
+/// What the bytes of a file are.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A qcow2 image.
+    Qcow2(Box<Image>),
+    /// A disk as it is.
+    Raw,
+    /// The file itself, without a format.
+    File,
+}
+
+impl Opened {
+    /// The format's name.
+    pub(crate) fn format(&self) -> &'static str {
+        match self.content {
+            Content::Qcow2(_) => "qcow2",
+            Content::Raw => "raw",
+            Content::File => self.protocol_name(),
+        }
+    }
+
+    /// The protocol's name.
+    pub(crate) fn protocol_name(&self) -> &'static str {
+        match self.protocol {
+            Protocol::File => "file",
+            Protocol::HostDevice => "host_device",
+        }
+    }
+
+    /// Bytes of the disk, in whole sectors as QEMU counts them.
+    pub(crate) fn virtual_size(&self) -> u64 {
+        match &self.content {
+            Content::Qcow2(image) => image.virtual_size() / SECTOR * SECTOR,
+            Content::Raw | Content::File => self.length,
+        }
+    }
+}
+
+/// QEMU counts disks and files in sectors.
+const SECTOR: u64 = 512;
+
+/// Opens an image for reading. No other file is opened.
+///
+/// # Errors
+/// What qemu-img prints after `Could not open 'name': `.
+pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
+    let lock = match (what_for, spec.force_share) {
+        (Use::Shared, _) | (_, Some(true)) => LockMode::None,
+        (Use::Info, _) => LockMode::Info,
+        (Use::Read, _) => LockMode::Read,
+    };
+    let path = Path::new(&spec.file.path);
+    let file = FileStorage::open(path, Access::ReadOnly, lock).map_err(|e| words(&e, path))?;
+    let system = |e: io::Error| os_text(&e);
+    let protocol = protocol(&file, path, spec)?;
+    let size = file.size().map_err(system)?;
+    let length = size.checked_next_multiple_of(SECTOR).unwrap_or(size);
+    let allocated = file.allocated_bytes().map_err(system)?;
+    let driver = match spec.driver {
+        Some(driver) => driver,
+        None => probe(&file)?,
+    };
+    let content = match driver {
+        Driver::Qcow2 => {
+            let image = OpenOptions::new().lock(lock).open_file(file);
+            Content::Qcow2(Box::new(image.map_err(|e| words(&e, path))?))
+        }
+        Driver::Raw => Content::Raw,
+        Driver::Protocol(_) => Content::File,
+    };
+    Ok(Opened { protocol, length, allocated, content })
+}
+
+/// How the file was opened, if that is how it was asked for.
+fn protocol(file: &FileStorage, path: &Path, spec: &ImageSpec) -> Result<Protocol, String> {
+    let asked = match spec.driver {
+        Some(Driver::Protocol(protocol)) => Some(protocol),
+        _ => spec.file.protocol,
+    };
+    let path = path.display();
+    match (asked, file.is_block_device()) {
+        (Some(Protocol::File), true) => {
+            Err(format!("'file' driver requires '{path}' to be a regular file"))
+        }
+        (Some(Protocol::HostDevice), false) => Err(format!(
+            "'host_device' driver requires '{path}' to be either a character or block device"
+        )),
+        (_, true) => Ok(Protocol::HostDevice),
+        (_, false) => Ok(Protocol::File),
+    }
+}
+
+/// The format, found out from the first bytes. Formats that only qemu-img knows are
+/// refused rather than taken for raw disks, which would show a guest's view of nothing.
+fn probe(file: &FileStorage) -> Result<Driver, String> {
+    let mut head = [0; 512];
+    file.read_padded(0, &mut head).map_err(|e| format!("Could not read the image: {}", os_text(&e)))?;
+    let version = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+    let other = match () {
+        () if head.starts_with(b"QFI\xfb") && version >= 2 => return Ok(Driver::Qcow2),
+        () if head.starts_with(b"QFI\xfb") && version == 1 => "qcow",
+        () if head.starts_with(b"LUKS\xba\xbe\0\x01") => "luks",
+        () if head.starts_with(b"KDMV") || head.starts_with(b"COWD") => "vmdk",
+        () if head.starts_with(b"conectix") => "vpc",
+        () if head.starts_with(b"vhdxfile") => "vhdx",
+        () if head.starts_with(b"QED\0") => "qed",
+        () if head.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe]) => "vdi",
+        () if head.starts_with(b"WithoutFreeSpace") || head.starts_with(b"WithouFreSpacExt") => {
+            "parallels"
+        }
+        () => return Ok(Driver::Raw),
+    };
+    Err(format!("Image is in {other} format, which is not supported (-f raw reads it as it is)"))
+}
+
+/// The message of an error of the library, with nothing in it that could move the cursor.
+pub(crate) fn words(error: &Error, path: &Path) -> String {
+    match error {
+        Error::Locked { permission, holder } => {
+            let mut text = format!(
+                "Failed to get {permission} lock\nIs another process using the image [{}]?",
+                path.display()
+            );
+            if let Some(holder) = holder.as_ref().filter(|_| !progname::is_qemu_img()) {
+                text.push_str(&format!("\nIt is held by {}.", escape_control(holder)));
+            }
+            text
+        }
+        Error::Io { .. } => escape_control(&chain(error)).into_owned(),
+        // The names of features stand in the image.
+        Error::Unsupported(text) => escape_control(text).into_owned(),
+        other => lines_escaped(&other.brief()),
+    }
+}
+
+/// Escapes each line; the line ends are ours.
+fn lines_escaped(text: &str) -> String {
+    text.split('\n').map(escape_control).collect::<Vec<_>>().join("\n")
+}
+
+/// A name out of an image up to a zero byte, where QEMU's strings end.
+pub(crate) fn until_zero(name: &[u8]) -> &[u8] {
+    name.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// Bytes as a name of the file system.
+pub(crate) fn os_str(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}
