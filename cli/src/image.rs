@@ -169,7 +169,7 @@ pub(crate) fn words(error: &Error, path: &Path) -> String {
         Error::Io { .. } => escape_control(&chain(error)).into_owned(),
         // The names of features stand in the image.
         Error::Unsupported(text) => escape_control(text).into_owned(),
-        other => lines_escaped(&other.brief()),
+        other => lines_escaped(&other.to_string()),
     }
 }
 

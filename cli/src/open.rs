@@ -1,7 +1,5 @@
 //! From an image as the command line names it to an open one.
 
-use std::ffi::OsStr;
-
 use qcow2::{
     DataFilePolicy, Error, Image, OpenOptions,
     io::{Access, FileStorage, LockMode, Locking, Storage},
@@ -9,7 +7,8 @@ use qcow2::{
 
 use crate::{
     cmd,
-    error::{Failure, chain},
+    error::Failure,
+    image::words,
     opts::{Driver, ImageSpec},
     progname,
 };
@@ -29,7 +28,8 @@ pub(crate) enum Opened {
 /// `Could not open 'NAME': …`, in qemu-img's words.
 pub(crate) fn open(spec: &ImageSpec, writable: bool, locks: LockMode) -> Result<Opened, Failure> {
     let name = spec.given.as_os_str();
-    let failed = |e: Error| open_failure(name, &e);
+    let path = spec.file.path.as_ref();
+    let failed = |e: Error| cmd::open_failure(name, words(&e, path));
     let access = if writable {
         Access::ReadWrite
     } else {
@@ -72,21 +72,4 @@ fn has_magic(file: &FileStorage) -> Result<bool, Error> {
     file.read_padded(0, &mut magic)
         .map_err(Error::io("reading the first bytes"))?;
     Ok(magic == qcow2::format::header::MAGIC)
-}
-
-/// `Could not open 'NAME': …`, with the question that belongs to a lock held elsewhere.
-fn open_failure(name: &OsStr, error: &Error) -> Failure {
-    let shown = name.to_string_lossy();
-    match error {
-        Error::Locked { holder, .. } => {
-            let mut text = format!(
-                "Could not open '{shown}': {error}\nIs another process using the image [{shown}]?"
-            );
-            if let Some(holder) = holder.as_deref().filter(|_| !progname::is_qemu_img()) {
-                text += &format!("\nIt is held by {holder}.");
-            }
-            Failure::Message(text)
-        }
-        _ => cmd::open_failure(name, chain(error)),
-    }
 }

@@ -3,8 +3,10 @@
 use qcow2::{
     Image,
     addr::HostOffset,
+    bitmap::BitmapState,
     format::{
-        CompressionType, CryptMethod, LuksHeader, extension, luks,
+        Autoclear, BitmapFlags, Compatible, CryptMethod, ExtensionType, Incompatible, LuksHeader,
+        luks,
         snapshot::{FIXED_LEN, MAX_TABLE_BYTES, QEMU_MAX_EXTRA_DATA, entry_len},
     },
 
@@ -18,7 +20,7 @@ use crate::{
     error::os_text,
     image::{Content, Opened, os_str, until_zero, words},
     opts::ImageSpec,
-    output::Escaped,
+    output::{Escaped, escape_control},
     progname,
 };
 
@@ -59,7 +61,7 @@ pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> 
         file,
     };
     if let Content::Qcow2(image) = &opened.content {
-        let format_bytes = image.header_area().backing_format().map_or(0, <[u8]>::len);
+        let format_bytes = image.header_area().extensions().backing_format().map_or(0, <[u8]>::len);
         if format_bytes >= FORMAT_BYTES {
             return Err(format!(
                 "ERROR: ext_backing_format: len={format_bytes} too large (>={FORMAT_BYTES})"
@@ -68,7 +70,7 @@ pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> 
         let header = image.header();
         facts.encrypted = header.crypt_method != CryptMethod::None;
         facts.cluster_size = Some(image.geometry().cluster_size());
-        facts.dirty = header.incompatible.dirty();
+        facts.dirty = header.incompatible_features.contains(Incompatible::DIRTY);
         facts.backing = backing(spec, image);
         facts.snapshots = snapshots(spec, image)?;
         facts.qcow2 = Some(qcow2_facts(spec, image)?);
@@ -79,9 +81,9 @@ pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> 
 fn backing(spec: &ImageSpec, image: &Image) -> Option<BackingName> {
     use std::os::unix::ffi::OsStrExt;
     let area = image.header_area();
-    let name = until_zero(area.backing_name()?).to_vec();
+    let name = until_zero(area.header().backing_file.as_ref()?).to_vec();
     let full = beside(&spec.file.path, &name).as_bytes().to_vec();
-    let format = area.backing_format().map(until_zero).filter(|format| !format.is_empty());
+    let format = area.extensions().backing_format().map(until_zero).filter(|format| !format.is_empty());
     Some(BackingName { name, full, format: format.map(<[u8]>::to_vec) })
 }
 
@@ -100,7 +102,7 @@ fn snapshots(spec: &ImageSpec, image: &Image) -> Result<Vec<Snapshot>, String> {
     };
     let header = image.header();
     let mut list = Vec::new();
-    let mut at = header.snapshots_offset;
+    let mut at = header.snapshots_offset.get();
     let end = at.saturating_add(MAX_TABLE_BYTES);
     for index in 0..header.nb_snapshots {
         let mut fixed = [0; FIXED_LEN];
@@ -142,6 +144,7 @@ fn read(image: &Image, at: u64, out: &mut [u8]) -> Result<(), String> {
 fn qcow2_facts(spec: &ImageSpec, image: &Image) -> Result<Qcow2Facts, String> {
     let header = image.header();
     let area = image.header_area();
+    let incompatible = |feature| header.incompatible_features.contains(feature);
     let encryption = match header.crypt_method {
         CryptMethod::None => None,
         CryptMethod::Aes => Some(Encryption::Aes),
@@ -149,16 +152,14 @@ fn qcow2_facts(spec: &ImageSpec, image: &Image) -> Result<Qcow2Facts, String> {
     };
     Ok(Qcow2Facts {
         version: header.version,
-        compression_type: match header.compression_type {
-            CompressionType::Zlib => "zlib",
-            CompressionType::Zstd => "zstd",
-        },
-        lazy_refcounts: header.compatible.lazy_refcounts(),
+        compression_type: header.compression_type.name(),
+        lazy_refcounts: header.compatible_features.contains(Compatible::LAZY_REFCOUNTS),
         refcount_bits: image.geometry().refcount_bits(),
-        corrupt: header.incompatible.corrupt(),
-        extended_l2: header.incompatible.extended_l2(),
-        data_file: area.data_file_name().map(|name| until_zero(name).to_vec()),
-        data_file_raw: header.incompatible.data_file().then(|| header.autoclear.raw_data_file()),
+        corrupt: incompatible(Incompatible::CORRUPT),
+        extended_l2: incompatible(Incompatible::EXTENDED_L2),
+        data_file: area.extensions().data_file().map(|name| until_zero(name).to_vec()),
+        data_file_raw: incompatible(Incompatible::DATA_FILE)
+            .then(|| header.autoclear_features.contains(Autoclear::DATA_FILE_RAW)),
         encryption,
         bitmaps: bitmaps(spec, image),
     })
@@ -180,17 +181,21 @@ fn bitmaps(spec: &ImageSpec, image: &Image) -> Vec<Bitmap> {
         return Vec::new();
     }
     let mut bitmaps = Vec::new();
-    for entry in directory.entries() {
-        let name = until_zero(&entry.name);
-        if let Some(problem) = entry.problem() {
-            let name = Escaped(name);
+    if let Some(fault) = directory.fault() {
+        progname::warning(words(fault, path));
+    }
+    for bitmap in directory.iter(image) {
+        let name = until_zero(bitmap.name());
+        if let BitmapState::Corrupt(problem) = bitmap.state() {
+            let (name, problem) = (Escaped(name), escape_control(&problem));
             progname::warning(format_args!("Bitmap '{name}' can't be used: {problem}"));
         }
+        let flags = bitmap.entry().flags;
         bitmaps.push(Bitmap {
             name: name.to_vec(),
-            granularity: 1_u64.checked_shl(entry.granularity_bits.into()).unwrap_or(0),
-            in_use: entry.flags.in_use(),
-            auto: entry.flags.auto(),
+            granularity: bitmap.granularity().unwrap_or(0),
+            in_use: flags.contains(BitmapFlags::IN_USE),
+            auto: flags.contains(BitmapFlags::AUTO),
         });
     }
     bitmaps
@@ -199,12 +204,12 @@ fn bitmaps(spec: &ImageSpec, image: &Image) -> Vec<Bitmap> {
 fn luks_facts(spec: &ImageSpec, image: &Image) -> Result<Luks, String> {
     let path = spec.file.path.as_ref();
     let area = image.header_area();
-    let size = area.extension(extension::ENCRYPTION).map_or(0, <[u8]>::len);
+    let size = area.extensions().get(ExtensionType::ENCRYPTION).map_or(0, <[u8]>::len);
     if size != 16 {
         return Err(format!("CRYPTO header extension size {size}, but expected size 16"));
     }
-    let extension = area.encryption_extension().map_err(|e| words(&e, path))?;
-    let offset = extension.map_or(0, |extension| extension.offset);
+    let extension = area.extensions().encryption().map_err(|e| words(&e, path))?;
+    let offset = extension.map_or(0, |extension| extension.offset.get());
     let cluster_size = image.geometry().cluster_size();
     if !offset.is_multiple_of(cluster_size) {
         return Err(format!(
