@@ -274,7 +274,7 @@ impl Garbage {
         }
         for &cluster in &self.clusters {
             let (stored, counted) = (allocator.refcount(cluster)?, watch.references(cluster));
-            if stored < counted {
+            if stored < counted.max(1) {
                 return Err(Error::corrupt(
                     format!("refcount of cluster {}", cluster.0),
                     geometry.host_offset(cluster).unwrap_or_default(),

@@ -21,6 +21,8 @@ pub struct Refcounts<'a> {
     table: Vec<RefcountTableEntry>,
     /// Where the table stands in the file.
     table_offset: HostOffset,
+    /// Bytes of the file when it was opened: what lies past them holds no block.
+    size: u64,
     /// Blocks with changes that may not be on disk yet, by their index in the table.
     changed: BTreeMap<u64, Block>,
     /// The block read last: its index and its bytes.
@@ -52,11 +54,15 @@ impl<'a> Refcounts<'a> {
                 "reading the refcount table at {table_offset}"
             )))?;
         let table = refcount::entries(&raw).collect();
+        let size = storage
+            .size()
+            .map_err(Error::io("asking for the size of the image"))?;
         Ok(Self {
             storage,
             geometry,
             table,
             table_offset,
+            size,
             changed: BTreeMap::new(),
             last_read: None,
         })
@@ -96,12 +102,14 @@ impl<'a> Refcounts<'a> {
         let Some(offset) = entry.block() else {
             return Ok(None);
         };
-        if entry.reserved() != 0 || !self.geometry.is_aligned(offset) {
+        // Past the end a block would read as zeros, and every cluster as free.
+        let inside = offset.0 < self.size && offset.0 >= self.geometry.cluster_size();
+        if entry.reserved() != 0 || !self.geometry.is_aligned(offset) || !inside {
             return Err(Error::corrupt(
                 format!("refcount table entry {index}"),
                 HostOffset(self.table_offset.0.saturating_add(index.saturating_mul(8))),
                 format!("{:#x}", entry.0),
-                "a cluster boundary, reserved bits 0",
+                format!("a cluster boundary inside the file of {} bytes", self.size),
             ));
         }
         Ok(Some(offset))
