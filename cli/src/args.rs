@@ -3,9 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{
-    Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand,
-};
+use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
     cmd::{bitmap, check, completions, create, info, man, migrate},
@@ -89,8 +87,13 @@ pub(crate) fn cli() -> Command {
 
 /// `-h` and `--help` are the same here, so they are described alike.
 fn with_help(command: Command) -> Command {
-    let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
-    command.disable_help_flag(true).arg(help.help("Print this help and exit"))
+    let help = Arg::new("help")
+        .short('h')
+        .long("help")
+        .action(ArgAction::Help);
+    command
+        .disable_help_flag(true)
+        .arg(help.help("Print this help and exit"))
 }
 
 /// Runs the command called `name`; `None` if there is none.
@@ -110,7 +113,9 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
 /// Only the command that is run is built: building all of them would cost more than
 /// many a run.
 fn command<C: Run>() -> Command {
-    with_help(C::augment_args(Command::new(C::NAME).args_override_self(true)))
+    with_help(C::augment_args(
+        Command::new(C::NAME).args_override_self(true),
+    ))
 }
 
 fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {

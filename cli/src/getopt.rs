@@ -231,7 +231,12 @@ mod tests {
             .arg(Arg::new("output").long("output"))
             .arg(Arg::new("object").long("object").action(ArgAction::Append))
             .arg(Arg::new("outline").long("outline"))
-            .arg(Arg::new("help").short('h').long("help").action(ArgAction::Help))
+            .arg(
+                Arg::new("help")
+                    .short('h')
+                    .long("help")
+                    .action(ArgAction::Help),
+            )
     }
 
     fn words(line: &str) -> Result<Words, Stop<String>> {

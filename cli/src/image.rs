@@ -108,7 +108,12 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
         Driver::Raw => Content::Raw,
         Driver::Protocol(_) => Content::File,
     };
-    Ok(Opened { protocol, length, allocated, content })
+    Ok(Opened {
+        protocol,
+        length,
+        allocated,
+        content,
+    })
 }
 
 /// How the file was opened, if that is how it was asked for.
@@ -119,9 +124,9 @@ fn protocol(file: &FileStorage, path: &Path, spec: &ImageSpec) -> Result<Protoco
     };
     let path = path.display();
     match (asked, file.is_block_device()) {
-        (Some(Protocol::File), true) => {
-            Err(format!("'file' driver requires '{path}' to be a regular file"))
-        }
+        (Some(Protocol::File), true) => Err(format!(
+            "'file' driver requires '{path}' to be a regular file"
+        )),
         (Some(Protocol::HostDevice), false) => Err(format!(
             "'host_device' driver requires '{path}' to be either a character or block device"
         )),
@@ -134,7 +139,8 @@ fn protocol(file: &FileStorage, path: &Path, spec: &ImageSpec) -> Result<Protoco
 /// refused rather than taken for raw disks, which would show a guest's view of nothing.
 fn probe(file: &FileStorage) -> Result<Driver, String> {
     let mut head = [0; 512];
-    file.read_padded(0, &mut head).map_err(|e| format!("Could not read the image: {}", os_text(&e)))?;
+    file.read_padded(0, &mut head)
+        .map_err(|e| format!("Could not read the image: {}", os_text(&e)))?;
     let version = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
     let other = match () {
         () if head.starts_with(b"QFI\xfb") && version >= 2 => return Ok(Driver::Qcow2),
@@ -150,7 +156,9 @@ fn probe(file: &FileStorage) -> Result<Driver, String> {
         }
         () => return Ok(Driver::Raw),
     };
-    Err(format!("Image is in {other} format, which is not supported (-f raw reads it as it is)"))
+    Err(format!(
+        "Image is in {other} format, which is not supported (-f raw reads it as it is)"
+    ))
 }
 
 /// The message of an error of the library, with nothing in it that could move the cursor.
@@ -175,7 +183,10 @@ pub(crate) fn words(error: &Error, path: &Path) -> String {
 
 /// Escapes each line; the line ends are ours.
 fn lines_escaped(text: &str) -> String {
-    text.split('\n').map(escape_control).collect::<Vec<_>>().join("\n")
+    text.split('\n')
+        .map(escape_control)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A name out of an image up to a zero byte, where QEMU's strings end.

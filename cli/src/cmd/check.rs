@@ -88,7 +88,10 @@ impl Run for CheckArgs {
 
     fn run(self, _context: Context) -> Result<Exit, Failure> {
         let file = cmd::one_file(self.files)?;
-        if let Some(mode) = self.cache.filter(|mode| !CACHE_MODES.contains(&mode.as_str())) {
+        if let Some(mode) = self
+            .cache
+            .filter(|mode| !CACHE_MODES.contains(&mode.as_str()))
+        {
             return Err(format!("Invalid source cache option: {mode}").into());
         }
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;

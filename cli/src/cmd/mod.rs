@@ -65,7 +65,10 @@ pub(crate) fn exclusive(format: Option<&str>, image_opts: bool) -> Result<(), Fa
 pub(crate) fn beside(image: &OsStr, name: &[u8]) -> OsString {
     let colon = name.iter().position(|&byte| byte == b':' || byte == b'/');
     let has_protocol = colon.is_some_and(|at| name.get(at) == Some(&b':'));
-    let image = image.as_bytes().strip_prefix(b"file:").unwrap_or(image.as_bytes());
+    let image = image
+        .as_bytes()
+        .strip_prefix(b"file:")
+        .unwrap_or(image.as_bytes());
     let directory = match image.iter().rposition(|&byte| byte == b'/') {
         Some(slash) if !has_protocol && !name.starts_with(b"/") => {
             image.get(..=slash).unwrap_or_default()
@@ -91,7 +94,11 @@ mod tests {
             ("dir/a", "nbd:b", "nbd:b"),
             ("dir/a", "x/b:c", "dir/x/b:c"),
         ] {
-            assert_eq!(beside(OsStr::new(image), name.as_bytes()), seen, "{image} {name}");
+            assert_eq!(
+                beside(OsStr::new(image), name.as_bytes()),
+                seen,
+                "{image} {name}"
+            );
         }
     }
 }

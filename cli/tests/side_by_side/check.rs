@@ -8,8 +8,15 @@ fn every_kind_of_image_in_both_forms() {
     for name in each_kind(&pair) {
         // qemu-img opens what an image is based on, needs keys, and won't open an image
         // whose data file it can't find: the check itself needs none of these.
-        if ["lost.qcow2", "nbd.qcow2", "luks.qcow2", "aes.qcow2", "v2-aes.qcow2", "df-aes.qcow2"]
-            .contains(&name)
+        if [
+            "lost.qcow2",
+            "nbd.qcow2",
+            "luks.qcow2",
+            "aes.qcow2",
+            "v2-aes.qcow2",
+            "df-aes.qcow2",
+        ]
+        .contains(&name)
         {
             continue;
         }

@@ -12,7 +12,15 @@ pub fn each_kind(pair: &Pair) -> Vec<&'static str> {
         &["create", "-f", "raw", "small.img", "1000"],
         &["create", "-f", "raw", "empty.img", "0"],
         &["create", "-f", "qcow2", "v3.qcow2", "64M"],
-        &["create", "-f", "qcow2", "-o", "compat=0.10", "v2.qcow2", "64M"],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "compat=0.10",
+            "v2.qcow2",
+            "64M",
+        ],
         &[
             "create",
             "-f",
@@ -23,26 +31,139 @@ pub fn each_kind(pair: &Pair) -> Vec<&'static str> {
             "zstd.qcow2",
             "10G",
         ],
-        &["create", "-f", "qcow2", "-o", "cluster_size=512,refcount_bits=64", "c512.qcow2", "10M"],
-        &["create", "-f", "qcow2", "-o", "cluster_size=2M", "c2m.qcow2", "1T"],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "cluster_size=512,refcount_bits=64",
+            "c512.qcow2",
+            "10M",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "cluster_size=2M",
+            "c2m.qcow2",
+            "1T",
+        ],
         &["create", "-f", "qcow2", "empty.qcow2", "0"],
-        &["create", "-f", "qcow2", "-o", "data_file=d1.raw,data_file_raw=on", "df1.qcow2", "8M"],
-        &["create", "-f", "qcow2", "-o", "data_file=d2.raw", "df2.qcow2", "8M"],
-        &["create", "-f", "qcow2", "-b", "v3.qcow2", "-F", "qcow2", "top.qcow2"],
-        &["create", "-f", "qcow2", "-b", "top.qcow2", "-F", "qcow2", "top2.qcow2"],
-        &["create", "-f", "qcow2", "-b", "raw.img", "-F", "raw", "over-raw.qcow2"],
-        &["create", "-f", "qcow2", "-u", "-b", "missing", "-F", "qcow2", "lost.qcow2", "1M"],
-        &["create", "-f", "qcow2", "-u", "-b", "nbd:host:1", "-F", "raw", "nbd.qcow2", "1M"],
-        &["create", "-f", "qcow2", "-u", "-b", "file:v3.qcow2", "-F", "qcow2", "file.qcow2", "1M"],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=d1.raw,data_file_raw=on",
+            "df1.qcow2",
+            "8M",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=d2.raw",
+            "df2.qcow2",
+            "8M",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            "v3.qcow2",
+            "-F",
+            "qcow2",
+            "top.qcow2",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            "top.qcow2",
+            "-F",
+            "qcow2",
+            "top2.qcow2",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            "raw.img",
+            "-F",
+            "raw",
+            "over-raw.qcow2",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-u",
+            "-b",
+            "missing",
+            "-F",
+            "qcow2",
+            "lost.qcow2",
+            "1M",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-u",
+            "-b",
+            "nbd:host:1",
+            "-F",
+            "raw",
+            "nbd.qcow2",
+            "1M",
+        ],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-u",
+            "-b",
+            "file:v3.qcow2",
+            "-F",
+            "qcow2",
+            "file.qcow2",
+            "1M",
+        ],
         &["create", "-f", "qcow2", "bitmaps.qcow2", "64M"],
         &["bitmap", "--add", "bitmaps.qcow2", "b0"],
-        &["bitmap", "--add", "--disable", "-g", "512", "bitmaps.qcow2", "b1"],
+        &[
+            "bitmap",
+            "--add",
+            "--disable",
+            "-g",
+            "512",
+            "bitmaps.qcow2",
+            "b1",
+        ],
         &["bitmap", "--add", "-g", "2G", "bitmaps.qcow2", "näme é"],
         &["create", "-f", "qcow2", "snapshots.qcow2", "64M"],
         &["snapshot", "-c", "s1", "snapshots.qcow2"],
-        &["snapshot", "-c", "second one with a very long name here", "snapshots.qcow2"],
+        &[
+            "snapshot",
+            "-c",
+            "second one with a very long name here",
+            "snapshots.qcow2",
+        ],
         &["bitmap", "--add", "snapshots.qcow2", "b0"],
-        &["create", "-f", "qcow2", "-o", "compat=0.10", "v2-snapshots.qcow2", "64M"],
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "compat=0.10",
+            "v2-snapshots.qcow2",
+            "64M",
+        ],
         &["snapshot", "-c", "s1", "v2-snapshots.qcow2"],
         &[
             "create",
@@ -65,18 +186,42 @@ pub fn each_kind(pair: &Pair) -> Vec<&'static str> {
     fs::create_dir(work.join("sub")).unwrap();
     let absolute = work.join("v3.qcow2");
     let absolute = absolute.to_str().unwrap();
-    for (backing, name) in [("../v3.qcow2", "sub/relative.qcow2"), (absolute, "sub/absolute.qcow2")]
-    {
-        pair.make(&["create", "-f", "qcow2", "-u", "-b", backing, "-F", "qcow2", name, "64M"]);
+    for (backing, name) in [
+        ("../v3.qcow2", "sub/relative.qcow2"),
+        (absolute, "sub/absolute.qcow2"),
+    ] {
+        pair.make(&[
+            "create", "-f", "qcow2", "-u", "-b", backing, "-F", "qcow2", name, "64M",
+        ]);
     }
     // AES: the header alone says so.
-    patch(&work, "v3.qcow2", "aes.qcow2", &[(32, &1_u32.to_be_bytes())]);
-    patch(&work, "v2.qcow2", "v2-aes.qcow2", &[(32, &1_u32.to_be_bytes())]);
-    patch(&work, "df1.qcow2", "df-aes.qcow2", &[(32, &1_u32.to_be_bytes())]);
+    patch(
+        &work,
+        "v3.qcow2",
+        "aes.qcow2",
+        &[(32, &1_u32.to_be_bytes())],
+    );
+    patch(
+        &work,
+        "v2.qcow2",
+        "v2-aes.qcow2",
+        &[(32, &1_u32.to_be_bytes())],
+    );
+    patch(
+        &work,
+        "df1.qcow2",
+        "df-aes.qcow2",
+        &[(32, &1_u32.to_be_bytes())],
+    );
     // Dirty, corrupt, both; lazy refcounts.
     patch(&work, "zstd.qcow2", "dirty.qcow2", &[(79, &[0x19])]);
     patch(&work, "v3.qcow2", "corrupt.qcow2", &[(79, &[2])]);
-    patch(&work, "snapshots.qcow2", "dirty-corrupt.qcow2", &[(79, &[3]), (87, &[1])]);
+    patch(
+        &work,
+        "snapshots.qcow2",
+        "dirty-corrupt.qcow2",
+        &[(79, &[3]), (87, &[1])],
+    );
     // Unknown features that don't matter.
     patch(&work, "v3.qcow2", "features.qcow2", &[(80, &[0xff; 16])]);
     // Bitmaps in use; bitmaps that another program voided.

@@ -141,15 +141,32 @@ fn json_names_and_image_options() {
     ] {
         pair.same(&["info", "--image-opts", list]);
     }
-    pair.same(&["info", "-U", "--image-opts", "driver=qcow2,force-share=off,file.filename=v3.qcow2"]);
+    pair.same(&[
+        "info",
+        "-U",
+        "--image-opts",
+        "driver=qcow2,force-share=off,file.filename=v3.qcow2",
+    ]);
     pair.finish();
 }
 
 #[test]
 fn file_names_of_every_kind_in_json() {
     let Some(mut pair) = Pair::new() else { return };
-    let mut names: Vec<Vec<u8>> = (1..=255_u8).filter(|c| *c != b'/').map(|c| vec![c]).collect();
-    for text in ["é", "€", "\u{2028}", "\u{feff}", "😀", "\u{10ffff}", "\u{fffe}", "\u{fdd0}"] {
+    let mut names: Vec<Vec<u8>> = (1..=255_u8)
+        .filter(|c| *c != b'/')
+        .map(|c| vec![c])
+        .collect();
+    for text in [
+        "é",
+        "€",
+        "\u{2028}",
+        "\u{feff}",
+        "😀",
+        "\u{10ffff}",
+        "\u{fffe}",
+        "\u{fdd0}",
+    ] {
         names.push(text.into());
     }
     for bytes in [
@@ -252,7 +269,12 @@ fn damaged_headers() {
             }
             let value = value.to_be_bytes();
             let name = format!("{field}.qcow2");
-            patch(&pair.work(), "v3.qcow2", &name, &[(at, &value[8 - bytes..])]);
+            patch(
+                &pair.work(),
+                "v3.qcow2",
+                &name,
+                &[(at, &value[8 - bytes..])],
+            );
             pair.same(&["info", &name]);
             pair.same(&["info", "-f", "qcow2", &name]);
         }
@@ -264,7 +286,16 @@ fn damaged_headers() {
 fn truncated_files() {
     let Some(mut pair) = Pair::new() else { return };
     pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
-    pair.make(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "v2.qcow2", "64M"]);
+    pair.make(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "compat=0.10",
+        "v2.qcow2",
+        "64M",
+    ]);
     for from in ["v3.qcow2", "v2.qcow2"] {
         let whole = fs::read(pair.work().join(from)).unwrap();
         for length in [0, 3, 4, 7, 112, 512, 4096, 65536, 196_608] {
@@ -294,13 +325,27 @@ fn header_extensions() {
     const DATA_FILE: u32 = 0x4441_5441;
     let Some(mut pair) = Pair::new() else { return };
     pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
-    pair.make(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "v2.qcow2", "64M"]);
+    pair.make(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "compat=0.10",
+        "v2.qcow2",
+        "64M",
+    ]);
     let mut named = [0, 9].to_vec();
     named.extend(b"my feature");
     named.resize(48, 0);
     let bitmaps = |count: u32, reserved: u32, size: u64, offset: u64| {
         let numbers = [count.to_be_bytes(), reserved.to_be_bytes()].concat();
-        [numbers, size.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat()
+        [
+            numbers,
+            size.to_be_bytes().to_vec(),
+            offset.to_be_bytes().to_vec(),
+        ]
+        .concat()
     };
     let both = |a: u64, b: u64| [a.to_be_bytes(), b.to_be_bytes()].concat();
     let unknown = |bits: u64| (72, bits.to_be_bytes().to_vec());
@@ -317,11 +362,17 @@ fn header_extensions() {
         (extension(FORMAT, &[b'x'; 15]), none.clone()),
         (extension(NAMES, &[b'x'; 50]), none.clone()),
         (extension(NAMES, &named), unknown(1 << 9)),
-        (extension(NAMES, &named), unknown((1 << 9) | (1 << 17) | (1 << 60))),
+        (
+            extension(NAMES, &named),
+            unknown((1 << 9) | (1 << 17) | (1 << 60)),
+        ),
         (extension(CRYPTO, b"12345678"), crypt(2)),
         (extension(CRYPTO, &both(1, 2)), crypt(2)),
         (extension(CRYPTO, &both(0x10000, 2)), none.clone()),
-        (extension(BITMAPS, &bitmaps(1, 0, 32, 0x10000)), none.clone()),
+        (
+            extension(BITMAPS, &bitmaps(1, 0, 32, 0x10000)),
+            none.clone(),
+        ),
         (extension(DATA_FILE, b"foo.raw"), unknown(4)),
         (extension(DATA_FILE, b"foo.raw"), none.clone()),
         (extension(0, b""), unknown(4)),
@@ -350,10 +401,18 @@ fn a_damaged_bitmaps_extension_leaves_the_rest_readable() {
     const BITMAPS: u32 = 0x2385_2875;
     let Some(pair) = Pair::new() else { return };
     pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
-    let whole = pair.ours(&["info", "v3.qcow2"]).stdout.replace("v3.qcow2", "b.qcow2");
+    let whole = pair
+        .ours(&["info", "v3.qcow2"])
+        .stdout
+        .replace("v3.qcow2", "b.qcow2");
     let numbers = |count: u32, reserved: u32, size: u64, offset: u64| {
         let numbers = [count.to_be_bytes(), reserved.to_be_bytes()].concat();
-        [numbers, size.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat()
+        [
+            numbers,
+            size.to_be_bytes().to_vec(),
+            offset.to_be_bytes().to_vec(),
+        ]
+        .concat()
     };
     for data in [
         b"12345678".to_vec(),
@@ -366,12 +425,21 @@ fn a_damaged_bitmaps_extension_leaves_the_rest_readable() {
         numbers(1, 0, 32, 1 << 40),
     ] {
         let bytes = [extension(BITMAPS, &data), vec![0; 8]].concat();
-        patch(&pair.work(), "v3.qcow2", "b.qcow2", &[(95, &[1]), (112, &bytes)]);
+        patch(
+            &pair.work(),
+            "v3.qcow2",
+            "b.qcow2",
+            &[(95, &[1]), (112, &bytes)],
+        );
         // qemu-img can't do anything with such an image.
         assert_eq!(pair.qemu(&["info", "b.qcow2"]).code, Some(1));
         let ours = pair.ours(&["info", "b.qcow2"]);
         assert_eq!(ours.code, Some(0), "{}", ours.stderr);
-        assert!(ours.stderr.starts_with("qemu-img: warning: "), "{}", ours.stderr);
+        assert!(
+            ours.stderr.starts_with("qemu-img: warning: "),
+            "{}",
+            ours.stderr
+        );
         assert_eq!(ours.stdout, whole);
     }
 }
@@ -399,19 +467,64 @@ fn snapshot(id: &[u8], name: &[u8], numbers: (u32, u32, u64, u32), extra: &[u8])
 fn snapshot_tables() {
     let Some(mut pair) = Pair::new() else { return };
     pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
-    let numbers = (1_700_000_000, 999_999_999, 359_999_999_999_999_999, 12_345_678);
-    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
+    let numbers = (
+        1_700_000_000,
+        999_999_999,
+        359_999_999_999_999_999,
+        12_345_678,
+    );
+    let words = |words: &[u64]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_be_bytes())
+            .collect::<Vec<_>>()
+    };
     let table = [
         snapshot(b"1", b"a", (0, 0, 0, 0), b""),
         snapshot(b"22", b"exactly sixteen!", numbers, b""),
-        snapshot(b"333333333", b"", (u32::MAX, u32::MAX, u64::MAX, u32::MAX), b""),
+        snapshot(
+            b"333333333",
+            b"",
+            (u32::MAX, u32::MAX, u64::MAX, u32::MAX),
+            b"",
+        ),
         snapshot(b"4", b"extra 8", (1, 1, 1, 5), &words(&[1_000_000_000_000])),
-        snapshot(b"5", b"extra 16", (1_750_000_000, 1, 1, 5), &words(&[1 << 40, 64 << 20])),
-        snapshot(b"6", b"huge", (1, 1, 1_000_000, 5), &words(&[1 << 63, 64 << 20, 123_456_789_012])),
-        snapshot(b"7", b"no icount", (1, 1, 1, 0), &words(&[0, 64 << 20, u64::MAX])),
-        snapshot(b"8", b"icount 2^63", (1, 1, 1, 0), &words(&[0, 64 << 20, 1 << 63])),
-        snapshot(b"9", b"extra 32", (1, 1, 1, 0), &words(&[1, 64 << 20, 5, 6])),
-        snapshot(b"i\0d", "é name".as_bytes(), (1, 1, 1, 0), &words(&[1, 64 << 20, 5])),
+        snapshot(
+            b"5",
+            b"extra 16",
+            (1_750_000_000, 1, 1, 5),
+            &words(&[1 << 40, 64 << 20]),
+        ),
+        snapshot(
+            b"6",
+            b"huge",
+            (1, 1, 1_000_000, 5),
+            &words(&[1 << 63, 64 << 20, 123_456_789_012]),
+        ),
+        snapshot(
+            b"7",
+            b"no icount",
+            (1, 1, 1, 0),
+            &words(&[0, 64 << 20, u64::MAX]),
+        ),
+        snapshot(
+            b"8",
+            b"icount 2^63",
+            (1, 1, 1, 0),
+            &words(&[0, 64 << 20, 1 << 63]),
+        ),
+        snapshot(
+            b"9",
+            b"extra 32",
+            (1, 1, 1, 0),
+            &words(&[1, 64 << 20, 5, 6]),
+        ),
+        snapshot(
+            b"i\0d",
+            "é name".as_bytes(),
+            (1, 1, 1, 0),
+            &words(&[1, 64 << 20, 5]),
+        ),
         snapshot(b"", &[b'x'; 300], (1, 1, 1, 0), &words(&[1, 64 << 20, 5])),
         snapshot(&[b'i'; 200], b"long id", (1, 1, 1, 0), b"1234"),
     ];
@@ -426,11 +539,17 @@ fn snapshot_tables() {
     };
     let mut tables = vec![(table.to_vec(), table.len())];
     for extra in [1024, 1025] {
-        tables.push((vec![snapshot(b"1", b"a", (0, 0, 0, 0), &vec![b'x'; extra])], 1));
+        tables.push((
+            vec![snapshot(b"1", b"a", (0, 0, 0, 0), &vec![b'x'; extra])],
+            1,
+        ));
     }
     tables.push((table.to_vec(), 65536));
     tables.push((table.to_vec(), 65537));
-    let images: Vec<_> = tables.iter().map(|(entries, count)| image(entries, *count)).collect();
+    let images: Vec<_> = tables
+        .iter()
+        .map(|(entries, count)| image(entries, *count))
+        .collect();
     for bytes in images {
         fs::write(pair.work().join("snapshots.qcow2"), bytes).unwrap();
         pair.same(&["info", "snapshots.qcow2"]);

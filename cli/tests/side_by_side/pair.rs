@@ -31,7 +31,10 @@ impl Pair {
     pub fn new() -> Option<Self> {
         let Some(qemu_img) = find("qemu-img") else {
             let required = env::var_os("QIMG_REQUIRE_QEMU").is_some_and(|value| value == "1");
-            assert!(!required, "qemu-img is not in $PATH and QIMG_REQUIRE_QEMU=1 asks for it");
+            assert!(
+                !required,
+                "qemu-img is not in $PATH and QIMG_REQUIRE_QEMU=1 asks for it"
+            );
             eprintln!("SKIPPED: qemu-img is not in $PATH");
             return None;
         };
@@ -39,7 +42,12 @@ impl Pair {
         fs::create_dir(dir.path().join("bin")).unwrap();
         symlink(env!("CARGO_BIN_EXE_qimg"), dir.path().join("bin/qemu-img")).unwrap();
         fs::create_dir(dir.path().join("work")).unwrap();
-        Some(Self { dir, qemu_img, differences: String::new(), runs: 0 })
+        Some(Self {
+            dir,
+            qemu_img,
+            differences: String::new(),
+            runs: 0,
+        })
     }
 
     /// The directory that commands run in.
@@ -80,12 +88,19 @@ impl Pair {
         if theirs == ours {
             return;
         }
-        let words: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+        let words: Vec<_> = words
+            .iter()
+            .map(|word| word.as_ref().to_string_lossy())
+            .collect();
         let mut text = format!("$ qemu-img {}\n", words.join(" "));
         for (what, theirs, ours) in [
             ("stdout", &theirs.stdout, &ours.stdout),
             ("stderr", &theirs.stderr, &ours.stderr),
-            ("code", &format!("{:?}", theirs.code), &format!("{:?}", ours.code)),
+            (
+                "code",
+                &format!("{:?}", theirs.code),
+                &format!("{:?}", ours.code),
+            ),
         ] {
             if theirs != ours {
                 let _ = write!(text, "  {what}:\n{}", difference(theirs, ours));
@@ -97,7 +112,11 @@ impl Pair {
     /// Fails if anything differed.
     pub fn finish(self) {
         assert!(self.runs > 0, "nothing was compared");
-        let count = self.differences.lines().filter(|line| line.starts_with("$ ")).count();
+        let count = self
+            .differences
+            .lines()
+            .filter(|line| line.starts_with("$ "))
+            .count();
         assert!(
             self.differences.is_empty(),
             "{count} of {} command lines differ (- qemu-img, + qimg):\n{}",
@@ -151,5 +170,7 @@ fn run(program: &Path, dir: &Path, words: &[impl AsRef<OsStr>]) -> Outcome {
 
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
 }

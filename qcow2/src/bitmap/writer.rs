@@ -15,8 +15,8 @@ use crate::{
     io::Storage,
 };
 
-/// Adjoining clusters are written together up to this many bytes.
-const BATCH_BYTES: usize = 256 << 10;
+/// Adjoining clusters smaller than this are written together, up to this many bytes.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// A bitmap table, and which of its clusters were there before.
 #[derive(Debug, Default)]

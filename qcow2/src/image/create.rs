@@ -94,12 +94,16 @@ pub fn create_in(
 ) -> Result<u64> {
     let checked = options.check()?;
     if options.data_file.is_some() != data_file.is_some() {
-        return Err(Error::Refused("The options and the storage differ over a data file".into()));
+        return Err(Error::Refused(
+            "The options and the storage differ over a data file".into(),
+        ));
     }
     let layout = Layout::new(&checked)?;
     if let Some(data_file) = data_file {
         data_file::grow(data_file, &layout)?;
-        data_file.sync().map_err(Error::io("syncing the data file"))?;
+        data_file
+            .sync()
+            .map_err(Error::io("syncing the data file"))?;
     }
     write::write(storage, &checked, &layout)?;
     Ok(checked.size)
@@ -160,13 +164,17 @@ impl Target {
 /// Where the image will look for a file that its header names.
 fn beside(image: &Path, name: &[u8]) -> PathBuf {
     let name = Path::new(std::ffi::OsStr::from_bytes(name));
-    image.parent().map_or_else(|| name.to_owned(), |directory| directory.join(name))
+    image
+        .parent()
+        .map_or_else(|| name.to_owned(), |directory| directory.join(name))
 }
 
 /// An image over itself would have destroyed its backing file.
 fn refuse_own_backing(path: &Path, options: &CreateOptions) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let Some(backing) = &options.backing else { return Ok(()) };
+    let Some(backing) = &options.backing else {
+        return Ok(());
+    };
     let same = path.as_os_str().as_bytes() == backing.file
         || matches!(
             (path.metadata(), beside(path, &backing.file).metadata()),

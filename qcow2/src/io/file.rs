@@ -170,7 +170,9 @@ impl FileStorage {
         };
         // One that may be entered but not read can't be synced; then the file's own
         // sync has to do, which on the common file systems it does.
-        let Ok(directory) = File::open(directory) else { return Ok(()) };
+        let Ok(directory) = File::open(directory) else {
+            return Ok(());
+        };
         match rustix::fs::fsync(&directory) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(e) => Err(Error::io("syncing the directory")(e.into())),

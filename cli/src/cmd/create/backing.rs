@@ -20,8 +20,9 @@ pub(super) fn complete(values: &mut Values, name: &OsStr, unsafe_: bool) -> Resu
         return Err("Expected backing file name, got empty string".into());
     }
     if backing.as_bytes() == name.as_bytes() {
-        return Err("Error: Trying to create an image with the same filename as the backing file"
-            .into());
+        return Err(
+            "Error: Trying to create an image with the same filename as the backing file".into(),
+        );
     }
     if !unsafe_ {
         let path = beside(name, backing.as_bytes());

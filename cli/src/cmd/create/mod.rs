@@ -130,10 +130,15 @@ impl Run for CreateArgs {
         let values = self.values(format, &list, size, name).map_err(about)?;
         if !self.quiet {
             let listing = values.listing();
-            output::print(format_args!("Formatting '{shown}', fmt={} {listing}", self.format))?;
+            output::print(format_args!(
+                "Formatting '{shown}', fmt={} {listing}",
+                self.format
+            ))?;
         }
         if self.no_clobber && std::fs::symlink_metadata(&file.path).is_ok() {
-            return Err(about(format!("File exists and --no-clobber was given: '{shown}'")));
+            return Err(about(format!(
+                "File exists and --no-clobber was given: '{shown}'"
+            )));
         }
         match format {
             Format::Qcow2 => {
@@ -163,7 +168,13 @@ impl CreateArgs {
         let format = Format::named(&self.format)
             .ok_or_else(|| format!("Unknown file format '{}'", self.format))?;
         if name.is_empty() {
-            return Ok((format, Reference { path: name.clone(), protocol: None }));
+            return Ok((
+                format,
+                Reference {
+                    path: name.clone(),
+                    protocol: None,
+                },
+            ));
         }
         Ok((format, parse_path(name)?))
     }

@@ -37,7 +37,50 @@ const MAX_BACKING_NAME: usize = 1023;
 const MAX_L1_BYTES: u64 = 32 << 20;
 
 /// Formats that QEMU knows to stand behind an image.
-const BACKING_FORMATS: [&str; 42] = ["blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write", "copy-on-read", "dmg", "file", "ftp", "ftps", "gluster", "host_cdrom", "host_device", "http", "https", "iscsi", "luks", "nbd", "nfs", "null-aio", "null-co", "nvme", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "raw", "rbd", "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "vmdk", "vpc", "vvfat"];
+const BACKING_FORMATS: [&str; 42] = [
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "bochs",
+    "cloop",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "dmg",
+    "file",
+    "ftp",
+    "ftps",
+    "gluster",
+    "host_cdrom",
+    "host_device",
+    "http",
+    "https",
+    "iscsi",
+    "luks",
+    "nbd",
+    "nfs",
+    "null-aio",
+    "null-co",
+    "nvme",
+    "parallels",
+    "preallocate",
+    "qcow",
+    "qcow2",
+    "qed",
+    "quorum",
+    "raw",
+    "rbd",
+    "replication",
+    "snapshot-access",
+    "ssh",
+    "throttle",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+    "vvfat",
+];
 
 impl Qcow2Plan {
     /// Checks `values`, which must hold a size and the defaults.
@@ -82,9 +125,11 @@ impl Qcow2Plan {
         }
         let backing_name = values.text("backing_file");
         if backing_name.is_some() && preallocation != "off" && !extended_l2 {
-            return Err("Backing file and preallocation can only be used at the same time if \
+            return Err(
+                "Backing file and preallocation can only be used at the same time if \
                         extended_l2 is on"
-                .into());
+                    .into(),
+            );
         }
         if backing_format.is_some() && backing_name.is_none() {
             return Err("Backing format cannot be used without backing file".into());
@@ -98,9 +143,11 @@ impl Qcow2Plan {
             return Err("Refcount width must be a power of two and may not exceed 64 bits".into());
         }
         if refcount_bits != 16 && version < 3 {
-            return Err("Different refcount widths than 16 bits require compatibility level 1.1 \
+            return Err(
+                "Different refcount widths than 16 bits require compatibility level 1.1 \
                         or above (use version=v3 or greater)"
-                .into());
+                    .into(),
+            );
         }
         let data_file = values.text("data_file");
         if data_file.is_some() && version < 3 {
@@ -172,9 +219,11 @@ fn size(values: &Values, cluster_size: u64, extended_l2: bool) -> Result<u64, St
     let entry_size = if extended_l2 { 16 } else { 8 };
     let l2_coverage = cluster_size / entry_size * cluster_size;
     if size.div_ceil(l2_coverage) * 8 > MAX_L1_BYTES {
-        return Err("The image size is too large for file format 'qcow2' (try using a larger \
+        return Err(
+            "The image size is too large for file format 'qcow2' (try using a larger \
                     cluster size)"
-            .into());
+                .into(),
+        );
     }
     Ok(size)
 }
@@ -216,20 +265,41 @@ mod tests {
     #[test]
     fn defaults_are_a_version_3_image_with_64k_clusters() {
         let plan = plan("size=1").unwrap();
-        assert_eq!((plan.version, plan.cluster_bits, plan.refcount_order), (3, 16, 4));
+        assert_eq!(
+            (plan.version, plan.cluster_bits, plan.refcount_order),
+            (3, 16, 4)
+        );
         assert_eq!(plan.size, 512, "disks are whole sectors");
     }
 
     #[test]
     fn the_first_mistake_in_qemu_imgs_order_is_named() {
         for (list, message) in [
-            ("compat=9,cluster_size=1000", "Parameter 'version' does not accept value '9'"),
-            ("refcount_bits=3,cluster_size=1000", "Cluster size must be a power of two between 512 and 2048k"),
-            ("compat=0.10,extended_l2=on,cluster_size=4k", "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)"),
-            ("refcount_bits=128,size=64P", "Refcount width must be a power of two and may not exceed 64 bits"),
+            (
+                "compat=9,cluster_size=1000",
+                "Parameter 'version' does not accept value '9'",
+            ),
+            (
+                "refcount_bits=3,cluster_size=1000",
+                "Cluster size must be a power of two between 512 and 2048k",
+            ),
+            (
+                "compat=0.10,extended_l2=on,cluster_size=4k",
+                "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            ),
+            (
+                "refcount_bits=128,size=64P",
+                "Refcount width must be a power of two and may not exceed 64 bits",
+            ),
             ("data_file_raw=on", "data-file-raw requires data-file"),
-            ("encrypt.format=luks,encryption=on", "'encrypt.format' and its alias 'encryption' can't be used at the same time"),
-            ("encryption=on", "Parameter 'encrypt.key-secret' is required for cipher"),
+            (
+                "encrypt.format=luks,encryption=on",
+                "'encrypt.format' and its alias 'encryption' can't be used at the same time",
+            ),
+            (
+                "encryption=on",
+                "Parameter 'encrypt.key-secret' is required for cipher",
+            ),
         ] {
             assert_eq!(plan(list).unwrap_err(), message, "{list}");
         }

@@ -9,7 +9,6 @@ use qcow2::{
         luks,
         snapshot::{FIXED_LEN, MAX_TABLE_BYTES, QEMU_MAX_EXTRA_DATA, entry_len},
     },
-
 };
 
 use super::facts::{
@@ -61,7 +60,11 @@ pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> 
         file,
     };
     if let Content::Qcow2(image) = &opened.content {
-        let format_bytes = image.header_area().extensions().backing_format().map_or(0, <[u8]>::len);
+        let format_bytes = image
+            .header_area()
+            .extensions()
+            .backing_format()
+            .map_or(0, <[u8]>::len);
         if format_bytes >= FORMAT_BYTES {
             return Err(format!(
                 "ERROR: ext_backing_format: len={format_bytes} too large (>={FORMAT_BYTES})"
@@ -83,8 +86,16 @@ fn backing(spec: &ImageSpec, image: &Image) -> Option<BackingName> {
     let area = image.header_area();
     let name = until_zero(area.header().backing_file.as_ref()?).to_vec();
     let full = beside(&spec.file.path, &name).as_bytes().to_vec();
-    let format = area.extensions().backing_format().map(until_zero).filter(|format| !format.is_empty());
-    Some(BackingName { name, full, format: format.map(<[u8]>::to_vec) })
+    let format = area
+        .extensions()
+        .backing_format()
+        .map(until_zero)
+        .filter(|format| !format.is_empty());
+    Some(BackingName {
+        name,
+        full,
+        format: format.map(<[u8]>::to_vec),
+    })
 }
 
 fn snapshots(spec: &ImageSpec, image: &Image) -> Result<Vec<Snapshot>, String> {
@@ -153,11 +164,16 @@ fn qcow2_facts(spec: &ImageSpec, image: &Image) -> Result<Qcow2Facts, String> {
     Ok(Qcow2Facts {
         version: header.version,
         compression_type: header.compression_type.name(),
-        lazy_refcounts: header.compatible_features.contains(Compatible::LAZY_REFCOUNTS),
+        lazy_refcounts: header
+            .compatible_features
+            .contains(Compatible::LAZY_REFCOUNTS),
         refcount_bits: image.geometry().refcount_bits(),
         corrupt: incompatible(Incompatible::CORRUPT),
         extended_l2: incompatible(Incompatible::EXTENDED_L2),
-        data_file: area.extensions().data_file().map(|name| until_zero(name).to_vec()),
+        data_file: area
+            .extensions()
+            .data_file()
+            .map(|name| until_zero(name).to_vec()),
         data_file_raw: incompatible(Incompatible::DATA_FILE)
             .then(|| header.autoclear_features.contains(Autoclear::DATA_FILE_RAW)),
         encryption,
@@ -204,11 +220,19 @@ fn bitmaps(spec: &ImageSpec, image: &Image) -> Vec<Bitmap> {
 fn luks_facts(spec: &ImageSpec, image: &Image) -> Result<Luks, String> {
     let path = spec.file.path.as_ref();
     let area = image.header_area();
-    let size = area.extensions().get(ExtensionType::ENCRYPTION).map_or(0, <[u8]>::len);
+    let size = area
+        .extensions()
+        .get(ExtensionType::ENCRYPTION)
+        .map_or(0, <[u8]>::len);
     if size != 16 {
-        return Err(format!("CRYPTO header extension size {size}, but expected size 16"));
+        return Err(format!(
+            "CRYPTO header extension size {size}, but expected size 16"
+        ));
     }
-    let extension = area.extensions().encryption().map_err(|e| words(&e, path))?;
+    let extension = area
+        .extensions()
+        .encryption()
+        .map_err(|e| words(&e, path))?;
     let offset = extension.map_or(0, |extension| extension.offset.get());
     let cluster_size = image.geometry().cluster_size();
     if !offset.is_multiple_of(cluster_size) {
@@ -245,11 +269,16 @@ fn luks_facts(spec: &ImageSpec, image: &Image) -> Result<Luks, String> {
 /// # Errors
 /// A name with a protocol, or `json:`: only plain files are followed.
 pub(super) fn next_in_chain(facts: &Facts) -> Result<Option<ImageSpec>, String> {
-    let Some(backing) = &facts.backing else { return Ok(None) };
+    let Some(backing) = &facts.backing else {
+        return Ok(None);
+    };
     let name = os_str(&backing.full);
     if backing.full.starts_with(b"json:") {
         return Err("A json: name out of an image is not followed".into());
     }
-    let format = backing.format.as_ref().map(|format| String::from_utf8_lossy(format));
+    let format = backing
+        .format
+        .as_ref()
+        .map(|format| String::from_utf8_lossy(format));
     ImageSpec::from_name(name, format.as_deref()).map(Some)
 }

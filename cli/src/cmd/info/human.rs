@@ -15,12 +15,20 @@ use crate::{
 
 /// An image.
 pub(super) fn image(out: &mut impl Write, facts: &Facts) -> io::Result<()> {
-    let Facts { virtual_size, actual_size, .. } = facts;
+    let Facts {
+        virtual_size,
+        actual_size,
+        ..
+    } = facts;
     // The name that the user typed is printed as it is.
     out.write_all(b"image: ")?;
     out.write_all(&facts.filename)?;
     writeln!(out, "\nfile format: {}", facts.format)?;
-    writeln!(out, "virtual size: {} ({virtual_size} bytes)", Human(*virtual_size))?;
+    writeln!(
+        out,
+        "virtual size: {} ({virtual_size} bytes)",
+        Human(*virtual_size)
+    )?;
     writeln!(out, "disk size: {}", Human(*actual_size))?;
     if facts.encrypted {
         writeln!(out, "encrypted: yes")?;
@@ -54,7 +62,12 @@ pub(super) fn image(out: &mut impl Write, facts: &Facts) -> io::Result<()> {
         out.write_all(b"    filename: ")?;
         out.write_all(&file.filename)?;
         writeln!(out, "\n    protocol type: {}", file.protocol)?;
-        writeln!(out, "    file length: {} ({} bytes)", Human(file.length), file.length)?;
+        writeln!(
+            out,
+            "    file length: {} ({} bytes)",
+            Human(file.length),
+            file.length
+        )?;
         writeln!(out, "    disk size: {}", Human(file.actual_size))?;
     }
     Ok(())
@@ -63,7 +76,10 @@ pub(super) fn image(out: &mut impl Write, facts: &Facts) -> io::Result<()> {
 fn snapshots(out: &mut impl Write, snapshots: &[Snapshot]) -> io::Result<()> {
     const COLUMNS: [&str; 6] = ["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"];
     let [id, tag, size, date, clock, icount] = COLUMNS;
-    writeln!(out, "{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}")?;
+    writeln!(
+        out,
+        "{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}"
+    )?;
     for one in snapshots {
         let id = Escaped(&one.id).to_string();
         let tag = Escaped(&one.name).to_string();
@@ -75,7 +91,10 @@ fn snapshots(out: &mut impl Write, snapshots: &[Snapshot]) -> io::Result<()> {
             Some(icount) => icount.cast_signed().to_string(),
             None => "--".into(),
         };
-        writeln!(out, "{id} {tag} {size:>8} {date:>19} {clock:>15} {icount:>10}")?;
+        writeln!(
+            out,
+            "{id} {tag} {size:>8} {date:>19} {clock:>15} {icount:>10}"
+        )?;
     }
     Ok(())
 }
@@ -93,7 +112,9 @@ impl std::fmt::Display for Columns<'_> {
 /// Seconds since 1970 in local time.
 fn date_text(seconds: u32) -> String {
     let date = DateTime::from_timestamp(seconds.into(), 0).unwrap_or_default();
-    date.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
+    date.with_timezone(&Local)
+        .format("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 /// `hours:minutes:seconds.milliseconds`.
@@ -101,7 +122,10 @@ fn clock_text(nanoseconds: u64) -> String {
     let seconds = nanoseconds / 1_000_000_000;
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     let milliseconds = nanoseconds / 1_000_000 % 1000;
-    format!("{hours:04}:{minutes:02}:{:02}.{milliseconds:03}", seconds % 60)
+    format!(
+        "{hours:04}:{minutes:02}:{:02}.{milliseconds:03}",
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -128,18 +152,33 @@ mod tests {
         let mut text = Vec::new();
         let list = [
             one("1", "s1", 0, Some(0)),
-            one("22", "second one with a very long name here", 12_345_678, None),
+            one(
+                "22",
+                "second one with a very long name here",
+                12_345_678,
+                None,
+            ),
             one("3", "é\x1b", 0, Some(u64::MAX - 1)),
         ];
         snapshots(&mut text, &list).unwrap();
         let text = String::from_utf8(text).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let date = date_text(0);
-        let head = "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT";
+        let head =
+            "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT";
         assert_eq!(lines[0], head);
-        assert_eq!(lines[1], format!("1       s1                    0 B {date}  0000:00:00.000          0"));
+        assert_eq!(
+            lines[1],
+            format!("1       s1                    0 B {date}  0000:00:00.000          0")
+        );
         let long = "22      second one with a very long name here 11.8 MiB";
-        assert_eq!(lines[2], format!("{long} {date}  0000:00:00.000         --"));
-        assert_eq!(lines[3], format!("3       é\\x1b                0 B {date}  0000:00:00.000         -2"));
+        assert_eq!(
+            lines[2],
+            format!("{long} {date}  0000:00:00.000         --")
+        );
+        assert_eq!(
+            lines[3],
+            format!("3       é\\x1b                0 B {date}  0000:00:00.000         -2")
+        );
     }
 }

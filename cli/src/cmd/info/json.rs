@@ -16,7 +16,11 @@ pub(super) fn image(out: &mut impl Tree, facts: &Facts) -> io::Result<()> {
         out.end()?;
     }
     out.end()?;
-    if let Some(format) = facts.backing.as_ref().and_then(|backing| backing.format.as_ref()) {
+    if let Some(format) = facts
+        .backing
+        .as_ref()
+        .and_then(|backing| backing.format.as_ref())
+    {
         out.string("backing-filename-format", format)?;
     }
     if !facts.snapshots.is_empty() {
@@ -86,11 +90,17 @@ fn snapshot(out: &mut impl Tree, snapshot: &Snapshot) -> io::Result<()> {
     if let Some(icount) = snapshot.icount {
         out.number("icount", icount.cast_signed().into())?;
     }
-    out.number("vm-clock-nsec", (snapshot.vm_clock_nsec % NSEC_PER_SEC).into())?;
+    out.number(
+        "vm-clock-nsec",
+        (snapshot.vm_clock_nsec % NSEC_PER_SEC).into(),
+    )?;
     out.string("name", &snapshot.name)?;
     out.number("date-sec", snapshot.date.0.into())?;
     out.number("date-nsec", snapshot.date.1.into())?;
-    out.number("vm-clock-sec", (snapshot.vm_clock_nsec / NSEC_PER_SEC).into())?;
+    out.number(
+        "vm-clock-sec",
+        (snapshot.vm_clock_nsec / NSEC_PER_SEC).into(),
+    )?;
     out.string("id", &snapshot.id)?;
     out.number("vm-state-size", snapshot.vm_state_size.cast_signed().into())?;
     out.end()

@@ -119,7 +119,11 @@ impl Run for InfoArgs {
 impl InfoArgs {
     /// The image and, if they are to be shown, those behind it.
     fn chain(&self, first: ImageSpec) -> Result<Vec<Facts>, Failure> {
-        let what_for = if self.force_share { Use::Shared } else { Use::Info };
+        let what_for = if self.force_share {
+            Use::Shared
+        } else {
+            Use::Info
+        };
         let mut chain = Vec::new();
         let mut seen = HashSet::new();
         let mut next = Some(first);

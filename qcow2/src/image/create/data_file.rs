@@ -56,14 +56,20 @@ pub(super) fn prepare(
 ) -> Result<Prepared> {
     let same = path.metadata().is_ok_and(|m| {
         use std::os::unix::fs::MetadataExt;
-        image.identity().is_ok_and(|image| image == (m.dev(), m.ino()))
+        image
+            .identity()
+            .is_ok_and(|image| image == (m.dev(), m.ino()))
     });
     if same {
         let message = format!("'{}' can't be its own data file", path.display());
         return Err(Error::Refused(message));
     }
     let (storage, is_new) = FileStorage::create(path, false)?;
-    let mut prepared = Prepared { storage, outcome: DataFile::Made, is_new };
+    let mut prepared = Prepared {
+        storage,
+        outcome: DataFile::Made,
+        is_new,
+    };
     let result = prepared.settle(checked, layout);
     if result.is_err() {
         prepared.discard();
@@ -74,8 +80,9 @@ pub(super) fn prepare(
 impl Prepared {
     fn settle(&mut self, checked: &Checked<'_>, layout: &Layout) -> Result<()> {
         let storage = &self.storage;
-        let holds_data =
-            storage.holds_data().map_err(Error::io("looking for data in the data file"))?;
+        let holds_data = storage
+            .holds_data()
+            .map_err(Error::io("looking for data in the data file"))?;
         if !holds_data {
             if checked.options.nocow {
                 storage.set_no_copy_on_write().ok();
@@ -85,7 +92,9 @@ impl Prepared {
             }
         } else {
             self.outcome = DataFile::Kept;
-            let size = storage.size().map_err(Error::io("asking for the data file's size"))?;
+            let size = storage
+                .size()
+                .map_err(Error::io("asking for the data file's size"))?;
             let name = storage.path().display();
             if checked.options.data_file_raw {
                 if size > layout.data_file_bytes && storage.can_grow() {
@@ -107,12 +116,16 @@ impl Prepared {
 
 /// Makes the data file as long as it must be.
 pub(super) fn grow(storage: &dyn Storage, layout: &Layout) -> Result<()> {
-    let size = storage.size().map_err(Error::io("asking for the data file's size"))?;
+    let size = storage
+        .size()
+        .map_err(Error::io("asking for the data file's size"))?;
     if size >= layout.data_file_bytes {
         return Ok(());
     }
     if !storage.can_grow() {
-        return Err(Error::Refused("Could not resize image: Cannot grow device files".into()));
+        return Err(Error::Refused(
+            "Could not resize image: Cannot grow device files".into(),
+        ));
     }
     storage.set_len(layout.data_file_bytes).map_err(resizing)
 }

@@ -13,7 +13,7 @@ use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
     format::{
-        Autoclear, Compatible, Extensions, ExtensionType, FeatureNames, Header, Incompatible,
+        Autoclear, Compatible, ExtensionType, Extensions, FeatureNames, Header, Incompatible,
         header::{MAX_REFCOUNT_TABLE_BYTES, V2_LEN, V3_LEN},
     },
     image::create::options::Version,
@@ -61,13 +61,19 @@ impl Layout {
             l2_tables: if preallocate { l1_entries } else { 0 },
             mapped: if preallocate { guest_clusters } else { 0 },
             in_data_file: checked.options.data_file.is_some(),
-            data_file_bytes: if preallocate { mapped_bytes } else { checked.size },
+            data_file_bytes: if preallocate {
+                mapped_bytes
+            } else {
+                checked.size
+            },
         };
         layout.fit_refcounts()?;
         let end = layout.clusters().checked_mul(geometry.cluster_size());
         let largest = end.unwrap_or(u64::MAX).max(layout.data_file_bytes);
         if largest > OFFSET_LIMIT {
-            return Err(Error::Refused("Could not resize image: File too large".into()));
+            return Err(Error::Refused(
+                "Could not resize image: File too large".into(),
+            ));
         }
         Ok(layout)
     }
@@ -75,10 +81,14 @@ impl Layout {
     /// Finds the least tables that count all clusters, themselves included.
     fn fit_refcounts(&mut self) -> Result<()> {
         loop {
-            let blocks = self.clusters().div_ceil(self.geometry.refcount_block_entries());
+            let blocks = self
+                .clusters()
+                .div_ceil(self.geometry.refcount_block_entries());
             let table = self.geometry.clusters_for(blocks.saturating_mul(8));
             if table.saturating_mul(self.geometry.cluster_size()) > MAX_REFCOUNT_TABLE_BYTES {
-                return Err(Error::Refused("Could not resize image: File too large".into()));
+                return Err(Error::Refused(
+                    "Could not resize image: File too large".into(),
+                ));
             }
             // Both only grow, and what they add shrinks by a factor each time.
             if blocks <= self.refcount_blocks && table <= self.refcount_table_clusters {
@@ -119,12 +129,20 @@ impl Layout {
 
     /// Where the L1 table starts; 0 without one.
     pub(super) fn l1_offset(&self) -> u64 {
-        if self.l1_entries == 0 { 0 } else { self.byte(self.l1_table_at()) }
+        if self.l1_entries == 0 {
+            0
+        } else {
+            self.byte(self.l1_table_at())
+        }
     }
 
     /// Where the first mapped guest cluster is, in the image or in the data file.
     pub(super) fn first_data_offset(&self) -> u64 {
-        if self.in_data_file { 0 } else { self.byte(self.metadata()) }
+        if self.in_data_file {
+            0
+        } else {
+            self.byte(self.metadata())
+        }
     }
 
     /// Bytes of the image file. Without preallocation it ends with the L1 table's last
@@ -178,15 +196,26 @@ impl Layout {
         let mut incompatible = Incompatible::default();
         for (is_set, feature) in [
             (options.data_file.is_some(), Incompatible::DATA_FILE),
-            (options.compression_type.raw() != 0, Incompatible::COMPRESSION_TYPE),
+            (
+                options.compression_type.raw() != 0,
+                Incompatible::COMPRESSION_TYPE,
+            ),
             (options.extended_l2, Incompatible::EXTENDED_L2),
         ] {
             if is_set {
                 incompatible = incompatible.with(feature);
             }
         }
-        let lazy = if options.lazy_refcounts { Compatible::LAZY_REFCOUNTS } else { Compatible(0) };
-        let raw = if options.data_file_raw { Autoclear::DATA_FILE_RAW } else { Autoclear(0) };
+        let lazy = if options.lazy_refcounts {
+            Compatible::LAZY_REFCOUNTS
+        } else {
+            Compatible(0)
+        };
+        let raw = if options.data_file_raw {
+            Autoclear::DATA_FILE_RAW
+        } else {
+            Autoclear(0)
+        };
         let is_v2 = options.version == Version::V2;
         Ok(Header {
             version: if is_v2 { 2 } else { 3 },
@@ -217,7 +246,10 @@ impl Layout {
 /// The header extensions, in QEMU's order.
 fn extensions(checked: &Checked<'_>) -> Extensions {
     let options = checked.options;
-    let mut extensions = Extensions { end: Some(0), ..Extensions::default() };
+    let mut extensions = Extensions {
+        end: Some(0),
+        ..Extensions::default()
+    };
     if let Some(format) = options.backing.as_ref().and_then(|b| b.format.as_ref()) {
         extensions.set(ExtensionType::BACKING_FORMAT, format.clone());
     }

@@ -130,12 +130,19 @@ impl CreateOptions {
             )?;
         }
         let Some(geometry) = Geometry::new(cluster_bits, refcount_order, self.extended_l2) else {
-            return refused("Cluster size, refcount width and kind of L2 entries don't go together");
+            return refused(
+                "Cluster size, refcount width and kind of L2 entries don't go together",
+            );
         };
         let size = check_size(size, geometry)?;
         self.check_names()?;
         let preallocate = self.preallocation == Preallocation::Metadata || self.data_file_raw;
-        Ok(Checked { options: self, geometry, size, preallocate })
+        Ok(Checked {
+            options: self,
+            geometry,
+            size,
+            preallocate,
+        })
     }
 
     /// log2 of the cluster size.
@@ -245,15 +252,22 @@ pub(super) fn assigning(backing: &Backing, reason: &str) -> String {
     format!(
         "Could not assign backing file '{}' with format '{}': {reason}",
         text(&backing.file),
-        backing.format.as_deref().map_or_else(|| "(null)".into(), text),
+        backing
+            .format
+            .as_deref()
+            .map_or_else(|| "(null)".into(), text),
     )
 }
 
 fn check_size(size: u64, geometry: Geometry) -> Result<u64> {
-    let rounded = size.checked_next_multiple_of(SECTOR).filter(|s| i64::try_from(*s).is_ok());
+    let rounded = size
+        .checked_next_multiple_of(SECTOR)
+        .filter(|s| i64::try_from(*s).is_ok());
     let Some(rounded) = rounded else {
         let limit = i64::MAX;
-        return refused(format!("Invalid image size specified. Must be between 0 and {limit}."));
+        return refused(format!(
+            "Invalid image size specified. Must be between 0 and {limit}."
+        ));
     };
     if geometry.l1_entries(rounded) > MAX_L1_BYTES / 8 {
         return refused(

@@ -26,7 +26,11 @@ pub struct RawOptions {
 ///
 /// # Errors
 /// As [`create`](super::create).
-pub fn create_raw(path: impl AsRef<Path>, options: &RawOptions, exclusive: bool) -> Result<Created> {
+pub fn create_raw(
+    path: impl AsRef<Path>,
+    options: &RawOptions,
+    exclusive: bool,
+) -> Result<Created> {
     let size = check(options)?;
     let target = Target::open(path.as_ref(), exclusive)?;
     let result = fill(&target, size, options.nocow);
@@ -46,7 +50,9 @@ fn check(options: &RawOptions) -> Result<u64> {
         return Err(Error::Refused(message.into()));
     }
     let Some(size) = options.size else {
-        return Err(Error::Refused("Image creation needs a size parameter".into()));
+        return Err(Error::Refused(
+            "Image creation needs a size parameter".into(),
+        ));
     };
     let unsupported = |name| {
         Err(Error::Unsupported(format!(
@@ -56,17 +62,21 @@ fn check(options: &RawOptions) -> Result<u64> {
     match options.preallocation {
         Preallocation::Off => {}
         Preallocation::Metadata => {
-            return Err(Error::Refused("Unsupported preallocation mode: metadata".into()));
+            return Err(Error::Refused(
+                "Unsupported preallocation mode: metadata".into(),
+            ));
         }
         Preallocation::Falloc => return unsupported("falloc"),
         Preallocation::Full => return unsupported("full"),
     }
-    size.checked_next_multiple_of(SECTOR).filter(|size| i64::try_from(*size).is_ok()).ok_or_else(
-        || {
+    size.checked_next_multiple_of(SECTOR)
+        .filter(|size| i64::try_from(*size).is_ok())
+        .ok_or_else(|| {
             let limit = i64::MAX;
-            Error::Refused(format!("Invalid image size specified. Must be between 0 and {limit}."))
-        },
-    )
+            Error::Refused(format!(
+                "Invalid image size specified. Must be between 0 and {limit}."
+            ))
+        })
 }
 
 fn fill(target: &Target, size: u64, nocow: bool) -> Result<()> {
@@ -79,7 +89,11 @@ fn fill(target: &Target, size: u64, nocow: bool) -> Result<()> {
             storage.set_no_copy_on_write().ok();
         }
         storage.set_len(size).map_err(resizing())?;
-    } else if storage.size().map_err(Error::io("asking for the target's size"))? < size {
+    } else if storage
+        .size()
+        .map_err(Error::io("asking for the target's size"))?
+        < size
+    {
         return Err(Error::Refused("Cannot grow device files".into()));
     }
     storage.sync().map_err(Error::io("syncing the target"))?;

@@ -20,9 +20,13 @@ const PIECE: u64 = 4 << 20;
 pub(super) fn write(storage: &dyn Storage, checked: &Checked<'_>, layout: &Layout) -> Result<()> {
     let first_cluster = layout.first_cluster(checked)?;
     if !storage.can_grow() {
-        let size = storage.size().map_err(Error::io("asking for the target's size"))?;
+        let size = storage
+            .size()
+            .map_err(Error::io("asking for the target's size"))?;
         if layout.byte(layout.clusters()) > size {
-            return Err(Error::Refused("Could not resize image: Cannot grow device files".into()));
+            return Err(Error::Refused(
+                "Could not resize image: Cannot grow device files".into(),
+            ));
         }
     }
     empty(storage)?;
@@ -38,7 +42,9 @@ fn write_after(storage: &dyn Storage, layout: &Layout, first_cluster: &[u8]) -> 
     make_room(storage, layout)?;
     write_tables(storage, layout)?;
     let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
-    let (header, rest) = first_cluster.split_at_checked(sector).unwrap_or((first_cluster, &[]));
+    let (header, rest) = first_cluster
+        .split_at_checked(sector)
+        .unwrap_or((first_cluster, &[]));
     write_at(storage, SECTOR, rest, "the header extensions")?;
     sync(storage)?;
     write_at(storage, 0, header, "the header")?;
@@ -47,14 +53,23 @@ fn write_after(storage: &dyn Storage, layout: &Layout, first_cluster: &[u8]) -> 
 
 /// Has the storage hold no image, whatever it held.
 fn empty(storage: &dyn Storage) -> Result<()> {
-    let size = storage.size().map_err(Error::io("asking for the target's size"))?;
+    let size = storage
+        .size()
+        .map_err(Error::io("asking for the target's size"))?;
     if size == 0 {
         return Ok(());
     }
     if storage.can_grow() {
-        storage.set_len(0).map_err(Error::io("emptying the target"))?;
+        storage
+            .set_len(0)
+            .map_err(Error::io("emptying the target"))?;
     } else {
-        write_at(storage, 0, &[0; SECTOR as usize], "zeros over the old header")?;
+        write_at(
+            storage,
+            0,
+            &[0; SECTOR as usize],
+            "zeros over the old header",
+        )?;
     }
     sync(storage)
 }
@@ -63,42 +78,69 @@ fn empty(storage: &dyn Storage) -> Result<()> {
 fn make_room(storage: &dyn Storage, layout: &Layout) -> Result<()> {
     if storage.can_grow() {
         let bytes = layout.file_bytes();
-        return storage.set_len(bytes).map_err(Error::io("setting the target's length"));
+        return storage
+            .set_len(bytes)
+            .map_err(Error::io("setting the target's length"));
     }
     // The last cluster is used as a whole.
     let used = layout.byte(layout.clusters());
-    storage.zero(SECTOR..used).map_err(Error::io("zeroing the target"))
+    storage
+        .zero(SECTOR..used)
+        .map_err(Error::io("zeroing the target"))
 }
 
 fn write_tables(storage: &dyn Storage, layout: &Layout) -> Result<()> {
     let l2_tables_at = layout.l2_tables_at();
     let cluster_size = layout.geometry.cluster_size();
-    let block = |i| {
-        RefcountTableEntry::new(HostOffset(layout.byte(layout.refcount_blocks_at() + i))).0
-    };
-    fill(storage, layout.byte(1), layout.refcount_blocks * 8, "the refcount table", |at, out| {
-        number(out, |i| block(at / 8 + i));
-    })?;
+    let block =
+        |i| RefcountTableEntry::new(HostOffset(layout.byte(layout.refcount_blocks_at() + i))).0;
+    fill(
+        storage,
+        layout.byte(1),
+        layout.refcount_blocks * 8,
+        "the refcount table",
+        |at, out| {
+            number(out, |i| block(at / 8 + i));
+        },
+    )?;
     write_refcounts(storage, layout)?;
     if layout.l2_tables == 0 {
         return Ok(());
     }
     let table = |i| L1Entry::new(HostOffset(layout.byte(l2_tables_at + i)), true).0;
-    fill(storage, layout.l1_offset(), layout.l1_entries * 8, "the L1 table", |at, out| {
-        number(out, |i| table(at / 8 + i));
-    })?;
+    fill(
+        storage,
+        layout.l1_offset(),
+        layout.l1_entries * 8,
+        "the L1 table",
+        |at, out| {
+            number(out, |i| table(at / 8 + i));
+        },
+    )?;
     let first = L2Entry::data(HostOffset(layout.first_data_offset()), true).0;
     let entry_size = layout.geometry.l2_entry_size();
     let l2_bytes = layout.mapped * entry_size;
-    fill(storage, layout.byte(l2_tables_at), l2_bytes, "the L2 tables", |at, out| {
-        // An extended entry's bitmap stays 0: no subcluster holds data yet.
-        let first = first + at / entry_size * cluster_size;
-        if entry_size == 8 {
-            number(out, |i| first + i * cluster_size);
-        } else {
-            number(out, |i| if i % 2 == 0 { first + i / 2 * cluster_size } else { 0 });
-        }
-    })
+    fill(
+        storage,
+        layout.byte(l2_tables_at),
+        l2_bytes,
+        "the L2 tables",
+        |at, out| {
+            // An extended entry's bitmap stays 0: no subcluster holds data yet.
+            let first = first + at / entry_size * cluster_size;
+            if entry_size == 8 {
+                number(out, |i| first + i * cluster_size);
+            } else {
+                number(out, |i| {
+                    if i % 2 == 0 {
+                        first + i / 2 * cluster_size
+                    } else {
+                        0
+                    }
+                });
+            }
+        },
+    )
 }
 
 /// The refcount blocks: a one for each cluster of the image.
@@ -107,7 +149,11 @@ fn write_refcounts(storage: &dyn Storage, layout: &Layout) -> Result<()> {
     let at = layout.byte(layout.refcount_blocks_at());
     let counted = layout.clusters();
     // Bytes that are full; for widths below a byte the last counts may fill one in part.
-    let full = if order >= 3 { counted << (order - 3) } else { counted >> (3 - order) };
+    let full = if order >= 3 {
+        counted << (order - 3)
+    } else {
+        counted >> (3 - order)
+    };
     let (width, one) = match order {
         0 => (1, 0b1111_1111),
         1 => (1, 0b0101_0101),
@@ -118,7 +164,10 @@ fn write_refcounts(storage: &dyn Storage, layout: &Layout) -> Result<()> {
         // All pieces are the same, but for the length of the last.
         if at == 0 {
             out.fill(0);
-            out.iter_mut().skip(width - 1).step_by(width).for_each(|last| *last = one);
+            out.iter_mut()
+                .skip(width - 1)
+                .step_by(width)
+                .for_each(|last| *last = one);
         }
     })?;
     if order >= 3 {
@@ -164,7 +213,9 @@ fn write_at(storage: &dyn Storage, offset: u64, bytes: &[u8], what: &str) -> Res
     if bytes.is_empty() {
         return Ok(());
     }
-    storage.write_all_at(offset, bytes).map_err(Error::io(format!("writing {what}")))
+    storage
+        .write_all_at(offset, bytes)
+        .map_err(Error::io(format!("writing {what}")))
 }
 
 fn sync(storage: &dyn Storage) -> Result<()> {
