@@ -1,41 +1,66 @@
 //! Runs of set bits, in order: one walk down the tree for all of them.
+//!
+//! Words are decoded some at a time into a small buffer, without asking of each bit what
+//! it is: guessing wrong costs the processor more than the decoding.
 
 use core::ops::Range;
 
-use super::kernel::{PAGE_BITS, PAGE_WORDS};
+use super::kernel::{PAGE_BITS, PAGE_WORDS, PageWords};
 use super::node::{Node, Slot};
 use super::pages::PageView;
+use super::sparse::View;
 use super::{Tree, span_bits};
 
 /// The most levels of nodes: 15 + 8 × 6 = 63 bits.
 const MAX_HEIGHT: usize = 8;
+/// Runs that are decoded at once, or a few more.
+const BATCH: usize = 32;
+/// Room for them, for those of one more word, and for one that may not be one.
+const ROOM: usize = BATCH + 32 + 2;
+
+/// A run of set bits.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    start: u64,
+    end: u64,
+}
 
 /// The runs of set bits of a tree, within a range.
 #[derive(Clone, Debug)]
 pub(crate) struct Runs<'a> {
-    /// Bits of the current word that are still to be told.
-    word: u64,
-    /// Number of the current word's first bit.
-    at: u64,
-    /// Words of the current page after the current one.
-    words: Words<'a>,
-    /// A full range that is still to be told, after the current word.
-    full: Range<u64>,
+    /// Decoded runs.
+    runs: [Run; ROOM],
+    /// The next one to be told.
+    next: usize,
+    /// Those before this one are complete.
+    ready: usize,
+    /// Those before this one are decoded; at most one of them may go on.
+    decoded: usize,
     /// Bits from here on are not told.
     end: u64,
+    words: Words<'a>,
     tree: &'a Tree,
     /// The nodes on the way to the current page, the lowest one last.
     path: [Frame<'a>; MAX_HEIGHT],
     depth: usize,
 }
 
-/// The words of a page.
-#[derive(Clone, Debug)]
+/// What is left of the current page.
+#[derive(Clone, Copy, Debug)]
 enum Words<'a> {
-    Dense(core::slice::Iter<'a, u64>),
-    Sparse {
+    None,
+    Dense {
+        words: &'a PageWords,
         base: u64,
-        rest: core::iter::Zip<core::slice::Iter<'a, u16>, core::slice::Iter<'a, u64>>,
+        /// Number of the current 64 words.
+        block: usize,
+        /// Which of these are to be decoded still; none is zero.
+        left: u64,
+    },
+    Sparse {
+        view: View<'a>,
+        base: u64,
+        next: usize,
     },
 }
 
@@ -58,121 +83,99 @@ impl<'a> Runs<'a> {
             level: 0,
         };
         let mut runs = Self {
-            word: 0,
-            at: 0,
-            words: Words::Dense([].iter()),
-            full: 0..0,
+            runs: [Run { start: 0, end: 0 }; ROOM],
+            next: 0,
+            ready: 0,
+            decoded: 0,
             end: hi,
+            words: Words::None,
             tree,
             path: [none; MAX_HEIGHT],
             depth: 0,
         };
         if lo < hi {
             runs.enter(tree.root(), tree.height(), 0, lo);
-            // What the path down to `lo` did not reach begins after it.
-            runs.cut_front(lo);
+            runs.refill();
+            // The walk began at the word or full range that holds `lo`.
+            while runs.next < runs.decoded && runs.runs[runs.next].end <= lo {
+                runs.next += 1;
+            }
+            let first = &mut runs.runs[runs.next];
+            first.start = first.start.max(lo);
         }
         runs
     }
 
     /// Starts on a slot; of what lies before `lo` no node is entered.
+    #[inline]
     fn enter(&mut self, slot: Slot, level: u32, base: u64, lo: u64) {
         match slot {
             Slot::Empty => {}
-            Slot::Full => self.full = base..base + self.tree.valid(level, base),
+            Slot::Full => self.push(base, base + self.tree.valid(level, base)),
             Slot::At(id) if level == 0 => self.enter_page(id, base, lo),
-            Slot::At(id) => {
-                let node = self.tree.node(id);
-                let shift = span_bits(level - 1);
-                let first = if lo > base {
-                    ((lo - base) >> shift) as u32
-                } else {
-                    0
-                };
-                let left = node.any & (u64::MAX << first);
-                self.path[self.depth] = Frame {
-                    node: Some(node),
-                    left,
-                    base,
-                    level,
-                };
-                self.depth += 1;
-                if lo > base && left >> first & 1 != 0 {
-                    // The child that holds `lo` is entered now, since it is cut.
-                    self.path[self.depth - 1].left &= left - 1;
-                    let start = base + (u64::from(first) << shift);
-                    self.enter(node.slot(first), level - 1, start, lo);
-                }
-            }
+            Slot::At(id) => self.enter_node(id, level, base, lo),
+        }
+    }
+
+    fn enter_node(&mut self, id: u32, level: u32, base: u64, lo: u64) {
+        let node = self.tree.node(id);
+        let shift = span_bits(level - 1);
+        let first = if lo > base {
+            ((lo - base) >> shift) as u32
+        } else {
+            0
+        };
+        let mut left = node.any & (u64::MAX << first);
+        let cut = lo > base && left >> first & 1 != 0;
+        if cut {
+            left &= left - 1;
+        }
+        self.path[self.depth] = Frame {
+            node: Some(node),
+            left,
+            base,
+            level,
+        };
+        self.depth += 1;
+        if cut {
+            // The child that holds `lo` is entered now.
+            let start = base + (u64::from(first) << shift);
+            self.enter(node.slot(first), level - 1, start, lo);
         }
     }
 
     #[inline]
     fn enter_page(&mut self, id: u32, base: u64, lo: u64) {
         let skip = lo.saturating_sub(base).min((1 << PAGE_BITS) - 1) as usize / 64;
-        match self.tree.pages.view(id) {
+        self.words = match self.tree.pages.view(id) {
             PageView::Dense(words) => {
-                self.at = (base + skip as u64 * 64).wrapping_sub(64);
-                self.words = Words::Dense(words[skip..PAGE_WORDS].iter());
-            }
-            PageView::Sparse(v) => {
-                let skip = v.at.partition_point(|a| usize::from(*a) < skip);
-                let rest = v.at[skip..].iter().zip(&v.words[skip..]);
-                self.words = Words::Sparse { base, rest };
-            }
-        }
-        self.next_word();
-    }
-
-    /// Drops the bits before `lo` from what has been entered.
-    fn cut_front(&mut self, lo: u64) {
-        if !self.full.is_empty() {
-            self.full.start = self.full.start.max(lo);
-        }
-        if self.word != 0 && self.at < lo {
-            // The page was entered at the word that holds `lo`.
-            self.word &= u64::MAX << (lo - self.at);
-        }
-    }
-
-    /// The next non-zero word of the current page. `false` if there is none.
-    #[inline]
-    fn next_word(&mut self) -> bool {
-        match &mut self.words {
-            Words::Dense(words) => {
-                for word in words.by_ref() {
-                    self.at = self.at.wrapping_add(64);
-                    if *word != 0 {
-                        self.word = *word;
-                        return true;
-                    }
+                let block = skip / 64;
+                let left = nonzero_mask(words, block) & (u64::MAX << (skip % 64));
+                Words::Dense {
+                    words,
+                    base,
+                    block,
+                    left,
                 }
             }
-            Words::Sparse { base, rest } => {
-                if let Some((at, word)) = rest.next() {
-                    self.at = *base + u64::from(*at) * 64;
-                    self.word = *word;
-                    return true;
-                }
+            PageView::Sparse(view) => {
+                let next = view
+                    .at
+                    .iter()
+                    .take_while(|a| usize::from(**a) < skip)
+                    .count();
+                Words::Sparse { view, base, next }
             }
-        }
-        self.word = 0;
-        false
+        };
     }
 
-    /// Goes on to what comes next: a word or a full range. `false` at the end.
-    #[inline]
-    fn advance(&mut self) -> bool {
-        self.next_word() || self.next_slot()
-    }
-
-    /// Goes on to the next page or full range.
+    /// Goes on to the next page or full range. `false` if there is none.
     fn next_slot(&mut self) -> bool {
-        self.words = Words::Dense([].iter());
-        while self.depth > 0 {
-            let frame = &mut self.path[self.depth - 1];
+        self.words = Words::None;
+        while let Some(last) = self.depth.checked_sub(1) {
+            let frame = &mut self.path[last];
             let (Some(node), false) = (frame.node, frame.left == 0) else {
-                self.depth -= 1;
+                self.depth = last;
                 continue;
             };
             let i = frame.left.trailing_zeros();
@@ -181,62 +184,146 @@ impl<'a> Runs<'a> {
             let base = frame.base + (u64::from(i) << span_bits(level));
             if base >= self.end {
                 self.depth = 0;
-                break;
+                return false;
             }
             self.enter(node.slot(i), level, base, 0);
-            if self.word != 0 || !self.full.is_empty() {
+            if level == 0 || node.full >> i & 1 != 0 {
                 return true;
             }
         }
         false
     }
 
-    /// Goes on with a run that reaches up to `end`, where a word or range has ended.
-    #[inline(never)]
-    fn extend(&mut self, mut end: u64) -> u64 {
-        loop {
-            if self.word == 0 && self.full.is_empty() && !self.advance() {
-                return end;
-            }
-            if !self.full.is_empty() {
-                if self.full.start != end {
-                    return end;
-                }
-                end = self.full.end;
-                self.full = 0..0;
-                continue;
-            }
-            if self.at != end || self.word & 1 == 0 {
-                return end;
-            }
-            let n = self.word.trailing_ones();
-            end += u64::from(n);
-            if n < 64 {
-                self.word &= u64::MAX << n;
-                return end;
-            }
-            self.word = 0;
-        }
-    }
-
-    /// The run that begins with what `advance` found.
-    #[inline(never)]
-    fn next_full(&mut self) -> Option<Range<u64>> {
-        let Range { start, end } = core::mem::take(&mut self.full);
-        let end = self.extend(end);
-        self.cut_end(start, end)
-    }
-
-    /// Cuts a run at the end of the range; `None` ends the walk.
+    /// Adds a run, which may continue the last one.
     #[inline]
-    fn cut_end(&mut self, start: u64, end: u64) -> Option<Range<u64>> {
-        if start < self.end {
-            return Some(start..end.min(self.end));
+    fn push(&mut self, start: u64, end: u64) {
+        if let Some(last) = self.decoded.checked_sub(1)
+            && self.runs[last].end == start
+        {
+            self.runs[last].end = end;
+            return;
         }
-        (self.word, self.depth, self.full) = (0, 0, 0..0);
-        self.words = Words::Dense([].iter());
-        None
+        self.runs[self.decoded] = Run { start, end };
+        self.decoded += 1;
     }
+
+    /// Decodes more runs, until some are complete or nothing is left.
+    #[inline(never)]
+    fn refill(&mut self) {
+        // The last one goes on, maybe.
+        if self.next < self.decoded {
+            self.runs[0] = self.runs[self.next];
+            self.decoded = 1;
+        } else {
+            self.decoded = 0;
+        }
+        self.next = 0;
+        while self.decoded <= BATCH {
+            let words = core::mem::replace(&mut self.words, Words::None);
+            let (words, decoded) = match words {
+                Words::None => (words, self.decoded),
+                Words::Dense { .. } => decode_dense(words, &mut self.runs, self.decoded),
+                Words::Sparse { .. } => decode_sparse(words, &mut self.runs, self.decoded),
+            };
+            (self.words, self.decoded) = (words, decoded);
+            if matches!(words, Words::None) && !self.next_slot() {
+                self.ready = self.decoded;
+                return;
+            }
+        }
+        self.ready = self.decoded - 1;
+    }
+}
+
+/// Which of 64 words of a page are not zero.
+#[inline]
+fn nonzero_mask(words: &PageWords, block: usize) -> u64 {
+    let mut mask = 0;
+    if let Some(block) = words.as_chunks::<64>().0.get(block) {
+        for word in block {
+            mask = mask >> 1 | (word | word.wrapping_neg()) & (1 << 63);
+        }
+    }
+    mask
+}
+
+/// Decodes words of a dense page until there are enough runs or no words.
+#[inline]
+fn decode_dense<'a>(
+    mut from: Words<'a>,
+    runs: &mut [Run; ROOM],
+    mut n: usize,
+) -> (Words<'a>, usize) {
+    if let Words::Dense {
+        words,
+        base,
+        block,
+        left,
+    } = &mut from
+    {
+        while n <= BATCH {
+            while *left == 0 {
+                *block += 1;
+                if *block == PAGE_WORDS / 64 {
+                    return (Words::None, n);
+                }
+                *left = nonzero_mask(words, *block);
+            }
+            let at = *block * 64 + left.trailing_zeros() as usize;
+            *left &= *left - 1;
+            n = decode(words[at], *base + at as u64 * 64, runs, n);
+        }
+    }
+    (from, n)
+}
+
+/// Decodes words of a sparse page until there are enough runs or no words.
+#[inline]
+fn decode_sparse<'a>(
+    mut from: Words<'a>,
+    runs: &mut [Run; ROOM],
+    mut n: usize,
+) -> (Words<'a>, usize) {
+    if let Words::Sparse { view, base, next } = &mut from {
+        while n <= BATCH {
+            let (Some(at), Some(word)) = (view.at.get(*next), view.words.get(*next)) else {
+                return (Words::None, n);
+            };
+            *next += 1;
+            n = decode(*word, *base + u64::from(*at) * 64, runs, n);
+        }
+    }
+    (from, n)
+}
+
+/// Adds the runs of a word that is not zero; the runs there are then.
+#[inline(always)]
+fn decode(word: u64, at: u64, runs: &mut [Run; ROOM], mut n: usize) -> usize {
+    let run = |starts: u64, ends: u64| Run {
+        start: at + u64::from(starts.trailing_zeros()),
+        end: at + u64::from(ends.trailing_zeros()) + 1,
+    };
+    let mut starts = word & !(word << 1);
+    let mut ends = word & !(word >> 1);
+    if word & 1 != 0 && n > 0 && runs[n - 1].end == at {
+        runs[n - 1].end = run(starts, ends).end;
+        (starts, ends) = (starts & (starts - 1), ends & (ends - 1));
+        if starts == 0 {
+            return n;
+        }
+    }
+    // Two without asking whether there is a second one: mostly there are one or two.
+    runs[n] = run(starts, ends);
+    (starts, ends) = (starts & (starts - 1), ends & (ends - 1));
+    runs[n + 1] = run(starts, ends);
+    n += 1 + usize::from(starts != 0);
+    (starts, ends) = (starts & starts.wrapping_sub(1), ends & ends.wrapping_sub(1));
+    while starts != 0 {
+        runs[n] = run(starts, ends);
+        n += 1;
+        (starts, ends) = (starts & (starts - 1), ends & (ends - 1));
+    }
+    n
 }
 
 impl Iterator for Runs<'_> {
@@ -244,24 +331,19 @@ impl Iterator for Runs<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Range<u64>> {
-        while self.word == 0 {
-            if !self.full.is_empty() {
-                return self.next_full();
-            }
-            if !self.advance() {
+        if self.next >= self.ready {
+            self.refill();
+            if self.ready == 0 {
                 return None;
             }
         }
-        let start = self.at + u64::from(self.word.trailing_zeros());
-        // With the zeros below the run filled, the lowest clear bit is its end.
-        let filled = self.word | (self.word - 1);
-        let n = filled.trailing_ones();
-        let mut end = self.at + u64::from(n);
-        self.word &= filled.wrapping_add(1);
-        if n == 64 {
-            self.word = 0;
-            end = self.extend(end);
+        let Run { start, end } = self.runs[self.next];
+        if start >= self.end {
+            (self.next, self.ready, self.decoded, self.depth) = (0, 0, 0, 0);
+            self.words = Words::None;
+            return None;
         }
-        self.cut_end(start, end)
+        self.next += 1;
+        Some(start..end.min(self.end))
     }
 }
