@@ -219,19 +219,48 @@ impl<'a> Runs<'a> {
         }
         self.next = 0;
         while self.decoded <= BATCH {
-            let words = core::mem::replace(&mut self.words, Words::None);
-            let (words, decoded) = match words {
-                Words::None => (words, self.decoded),
-                Words::Dense { .. } => decode_dense(words, &mut self.runs, self.decoded),
-                Words::Sparse { .. } => decode_sparse(words, &mut self.runs, self.decoded),
+            let more = match &mut self.words {
+                Words::None => false,
+                Words::Dense {
+                    words,
+                    base,
+                    block,
+                    left,
+                } => decode_dense(words, *base, block, left, &mut self.runs, &mut self.decoded),
+                Words::Sparse { view, base, next } => {
+                    decode_sparse(*view, *base, next, &mut self.runs, &mut self.decoded)
+                }
             };
-            (self.words, self.decoded) = (words, decoded);
-            if matches!(words, Words::None) && !self.next_slot() {
+            if !more && !self.next_slot() {
                 self.ready = self.decoded;
+                self.cut_end();
                 return;
             }
         }
         self.ready = self.decoded - 1;
+        self.cut_end();
+    }
+
+    /// Drops what lies behind the end of the range.
+    #[inline]
+    fn cut_end(&mut self) {
+        let Some(last) = self.decoded.checked_sub(1) else {
+            return;
+        };
+        if self.runs[last].end < self.end {
+            return;
+        }
+        while let Some(last) = self.decoded.checked_sub(1)
+            && self.runs[last].start >= self.end
+        {
+            self.decoded = last;
+        }
+        if let Some(last) = self.decoded.checked_sub(1) {
+            self.runs[last].end = self.runs[last].end.min(self.end);
+        }
+        self.ready = self.decoded;
+        self.depth = 0;
+        self.words = Words::None;
     }
 }
 
@@ -247,53 +276,54 @@ fn nonzero_mask(words: &PageWords, block: usize) -> u64 {
     mask
 }
 
-/// Decodes words of a dense page until there are enough runs or no words.
+/// Decodes words of a dense page until there are enough runs (`true`) or no words.
 #[inline]
-fn decode_dense<'a>(
-    mut from: Words<'a>,
+fn decode_dense(
+    words: &PageWords,
+    base: u64,
+    block: &mut usize,
+    left: &mut u64,
     runs: &mut [Run; ROOM],
-    mut n: usize,
-) -> (Words<'a>, usize) {
-    if let Words::Dense {
-        words,
-        base,
-        block,
-        left,
-    } = &mut from
-    {
-        while n <= BATCH {
-            while *left == 0 {
-                *block += 1;
-                if *block == PAGE_WORDS / 64 {
-                    return (Words::None, n);
-                }
-                *left = nonzero_mask(words, *block);
+    decoded: &mut usize,
+) -> bool {
+    let (mut n, mut mask) = (*decoded, *left);
+    while n <= BATCH {
+        while mask == 0 {
+            *block += 1;
+            if *block == PAGE_WORDS / 64 {
+                *decoded = n;
+                return false;
             }
-            let at = *block * 64 + left.trailing_zeros() as usize;
-            *left &= *left - 1;
-            n = decode(words[at], *base + at as u64 * 64, runs, n);
+            mask = nonzero_mask(words, *block);
         }
+        let at = *block * 64 + mask.trailing_zeros() as usize;
+        mask &= mask - 1;
+        n = decode(words[at], base + at as u64 * 64, runs, n);
     }
-    (from, n)
+    (*decoded, *left) = (n, mask);
+    true
 }
 
-/// Decodes words of a sparse page until there are enough runs or no words.
+/// Decodes words of a sparse page until there are enough runs (`true`) or no words.
 #[inline]
-fn decode_sparse<'a>(
-    mut from: Words<'a>,
+fn decode_sparse(
+    view: View<'_>,
+    base: u64,
+    next: &mut usize,
     runs: &mut [Run; ROOM],
-    mut n: usize,
-) -> (Words<'a>, usize) {
-    if let Words::Sparse { view, base, next } = &mut from {
-        while n <= BATCH {
-            let (Some(at), Some(word)) = (view.at.get(*next), view.words.get(*next)) else {
-                return (Words::None, n);
-            };
-            *next += 1;
-            n = decode(*word, *base + u64::from(*at) * 64, runs, n);
+    decoded: &mut usize,
+) -> bool {
+    let mut n = *decoded;
+    for (at, word) in view.at[*next..].iter().zip(&view.words[*next..]) {
+        if n > BATCH {
+            *decoded = n;
+            return true;
         }
+        *next += 1;
+        n = decode(*word, base + u64::from(*at) * 64, runs, n);
     }
-    (from, n)
+    *decoded = n;
+    false
 }
 
 /// Adds the runs of a word that is not zero; the runs there are then.
@@ -337,13 +367,8 @@ impl Iterator for Runs<'_> {
                 return None;
             }
         }
-        let Run { start, end } = self.runs[self.next];
-        if start >= self.end {
-            (self.next, self.ready, self.decoded, self.depth) = (0, 0, 0, 0);
-            self.words = Words::None;
-            return None;
-        }
+        let run = self.runs[self.next];
         self.next += 1;
-        Some(start..end.min(self.end))
+        Some(run.start..run.end)
     }
 }
