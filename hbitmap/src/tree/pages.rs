@@ -105,7 +105,7 @@ impl Pages {
         } else if fits_sparse(words, count) {
             let mut scratch = Scratch::new();
             scratch.gather(words.iter().copied());
-            Slot::At(self.sparse.insert(scratch.view(count)))
+            Slot::At(self.sparse.insert(&scratch, count))
         } else {
             Slot::At(self.dense.insert_with(|to| {
                 to.copy_from_slice(words);
@@ -232,7 +232,7 @@ impl Pages {
                 .iter()
                 .map(|w| u64::from_le_bytes(*w)),
         );
-        Slot::At(self.sparse.insert(scratch.view(count)))
+        Slot::At(self.sparse.insert(&scratch, count))
     }
 
     /// Replaces the words from number `first` on of a dense page by their linear form, if
@@ -266,7 +266,7 @@ impl Pages {
     #[inline]
     fn store_union(&mut self, id: u32, sum: &Scratch, count: u32) -> u32 {
         if sum.len <= MAX_SPARSE {
-            return self.sparse.replace(id, sum.view(count));
+            return self.sparse.replace(id, sum, count);
         }
         self.sparse.remove(id);
         let id = self.dense.insert_zero();

@@ -1,5 +1,7 @@
 //! Pages with few non-zero words: only those are kept, in cells of five sizes.
 
+use core::hint::select_unpredictable;
+
 use super::kernel::{mask, or_word};
 use super::node::Pool;
 
@@ -47,16 +49,24 @@ impl<const N: usize> Cell<N> {
         }
     }
 
+    /// Takes the words over, of which there are at most `N`.
     #[inline]
-    fn write(&mut self, from: View<'_>) {
-        self.len = from.at.len() as u16;
-        self.count = from.count as u16;
-        for (to, from) in self.at.iter_mut().zip(from.at) {
-            *to = *from;
-        }
-        for (to, from) in self.words.iter_mut().zip(from.words) {
-            *to = *from;
-        }
+    fn write(&mut self, from: &Scratch, count: u32) {
+        self.len = from.len as u16;
+        self.count = count as u16;
+        // All `N`, since a fixed number is copied faster than just those in use.
+        self.at.copy_from_slice(&from.at[..N]);
+        self.words.copy_from_slice(&from.words[..N]);
+    }
+
+    /// The words of another cell, of which there are at most `N`.
+    fn copy_of(from: View<'_>) -> Self {
+        let mut cell = Self::EMPTY;
+        cell.len = from.at.len() as u16;
+        cell.count = from.count as u16;
+        cell.at[..from.at.len()].copy_from_slice(from.at);
+        cell.words[..from.at.len()].copy_from_slice(from.words);
+        cell
     }
 
     /// Sets the bits `lo..hi`; how many were clear, or `None` if there is no room for the
@@ -117,20 +127,6 @@ impl<const N: usize> Cell<N> {
     }
 }
 
-impl<const N: usize> From<View<'_>> for Cell<N> {
-    #[inline]
-    fn from(from: View<'_>) -> Self {
-        let mut cell = Self {
-            len: 0,
-            count: 0,
-            at: [0; N],
-            words: [0; N],
-        };
-        cell.write(from);
-        cell
-    }
-}
-
 /// Words on their way into a cell.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -167,26 +163,29 @@ impl Scratch {
     /// The union of two sparse pages; returns its set bits.
     #[inline]
     pub(crate) fn union(&mut self, a: View<'_>, b: View<'_>) -> u32 {
-        let (mut i, mut j, mut n, mut count) = (0, 0, 0, 0);
-        while i < a.at.len() && j < b.at.len() {
+        let (mut i, mut j, mut n, mut shared) = (0, 0, 0, 0);
+        while i < a.at.len() && j < b.at.len() && n < self.at.len() {
             let (x, y) = (a.at[i], b.at[j]);
-            let from_a = if x <= y { a.words[i] } else { 0 };
-            let from_b = if y <= x { b.words[j] } else { 0 };
+            // Which of the two comes first is anybody's guess, so there is no branch on
+            // that; that they meet is rare where it matters.
+            let from_a = a.words[i] & u64::from(x <= y).wrapping_neg();
+            let from_b = b.words[j] & u64::from(y <= x).wrapping_neg();
             self.at[n] = x.min(y);
             self.words[n] = from_a | from_b;
-            count += (from_a | from_b).count_ones();
-            i += usize::from(x <= y);
-            j += usize::from(y <= x);
+            if from_a & from_b != 0 {
+                shared += (from_a & from_b).count_ones();
+            }
+            i += select_unpredictable(x <= y, 1, 0);
+            j += select_unpredictable(y <= x, 1, 0);
             n += 1;
         }
         self.len = n;
         for (at, words) in [(&a.at[i..], &a.words[i..]), (&b.at[j..], &b.words[j..])] {
             for (at, word) in at.iter().zip(words) {
-                count += word.count_ones();
                 self.push(*at, *word);
             }
         }
-        count
+        a.count + b.count - shared
     }
 
     /// The non-zero words of a page; there are at most [`MAX_SPARSE`].
@@ -218,26 +217,30 @@ macro_rules! classes {
 
             /// A new cell with these words, of which there are at most [`MAX_SPARSE`].
             #[inline]
-            pub(crate) fn insert(&mut self, from: View<'_>) -> u32 {
-                match class_for(from.at.len()) {
-                    $($class => self.$field.insert(Cell::from(from)) | ($class << KIND_SHIFT),)+
+            pub(crate) fn insert(&mut self, from: &Scratch, count: u32) -> u32 {
+                match class_for(from.len) {
+                    $($class => {
+                        let mut cell = Cell::EMPTY;
+                        cell.write(from, count);
+                        self.$field.insert(cell) | ($class << KIND_SHIFT)
+                    })+
                     _ => 0,
                 }
             }
 
             /// Replaces the words of a cell, which may get another number.
             #[inline]
-            pub(crate) fn replace(&mut self, id: u32, with: View<'_>) -> u32 {
-                let class = class_for(with.at.len());
+            pub(crate) fn replace(&mut self, id: u32, with: &Scratch, count: u32) -> u32 {
+                let class = class_for(with.len);
                 if class == id >> KIND_SHIFT {
                     match class {
-                        $($class => self.$field.get_mut(id & PLACE).write(with),)+
+                        $($class => self.$field.get_mut(id & PLACE).write(with, count),)+
                         _ => {}
                     }
                     return id;
                 }
                 self.remove(id);
-                self.insert(with)
+                self.insert(with, count)
             }
 
             /// A copy of another pool's cell.
@@ -294,7 +297,7 @@ macro_rules! classes {
                 let len = old.at.len() + (last - first + 1) as usize - shared;
                 match class_for(len) {
                     $($class => {
-                        let mut cell = Cell::from(old);
+                        let mut cell = Cell::copy_of(old);
                         let added = cell.set_run(lo, hi)?;
                         self.remove(id);
                         Some((self.$field.insert(cell) | ($class << KIND_SHIFT), added))
