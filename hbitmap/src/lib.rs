@@ -77,5 +77,6 @@ pub use error::{Error, LayeredProblem, Result};
 pub use granularity::Granularity;
 pub use iter::Ranges;
 pub use layered::Limits;
+pub use linear::LinearChunks;
 pub use meta::MetaBitmap;
 pub use shared::SharedTracker;

@@ -5,6 +5,7 @@
 //! one or at the end of the disk. Granule *k* of the range is bit *k* % 8 of byte
 //! *k* / 8. Parts can be loaded in any order; each replaces what was there.
 
+use core::iter::FusedIterator;
 use core::ops::Range;
 
 use crate::{Chunk, Error, HBitmap, Result};
@@ -65,6 +66,28 @@ impl HBitmap {
         }
         let bits = self.granularity().outwards(&range);
         self.tree.kind(bits.start, bits.end)
+    }
+
+    /// The linear form in chunks of `chunk` bytes of the disk each (the last one is what is
+    /// left), told as runs of chunks of one kind: what is all clean or all dirty is one
+    /// item, however long; a chunk of data comes alone.
+    ///
+    /// # Errors
+    /// [`Error::Misaligned`] if `chunk` is not a multiple of
+    /// [`linear_align`](Self::linear_align), or 0.
+    pub fn linear_chunks(&self, chunk: u64) -> Result<LinearChunks<'_>> {
+        let align = self.linear_align();
+        if chunk == 0 || !chunk.is_multiple_of(align) {
+            return Err(Error::Misaligned {
+                offset: chunk,
+                align,
+            });
+        }
+        Ok(LinearChunks {
+            bitmap: self,
+            chunk,
+            at: 0,
+        })
     }
 
     /// Replaces the bits of a range by its linear form. `data` may end after the byte that
@@ -165,3 +188,39 @@ impl HBitmap {
         Ok((range.start >> granules.bits()).min(end)..end)
     }
 }
+
+/// The chunks of a bitmap's linear form. See [`HBitmap::linear_chunks`].
+#[derive(Clone, Debug)]
+pub struct LinearChunks<'a> {
+    bitmap: &'a HBitmap,
+    /// Bytes of the disk in a chunk.
+    chunk: u64,
+    /// Where the next one starts.
+    at: u64,
+}
+
+impl Iterator for LinearChunks<'_> {
+    type Item = (Range<u64>, Chunk);
+
+    fn next(&mut self) -> Option<(Range<u64>, Chunk)> {
+        let (start, len) = (self.at, self.bitmap.len());
+        if start >= len {
+            return None;
+        }
+        let end = start.saturating_add(self.chunk).min(len);
+        let (kind, end) = match self.bitmap.next_dirty(start..len) {
+            None => (Chunk::Zeros, len),
+            Some(dirty) if dirty >= end => (Chunk::Zeros, dirty - dirty % self.chunk),
+            Some(dirty) if dirty > start => (Chunk::Data, end),
+            Some(_) => match self.bitmap.next_clean(start..len) {
+                None => (Chunk::Ones, len),
+                Some(clean) if clean >= end => (Chunk::Ones, clean - clean % self.chunk),
+                Some(_) => (Chunk::Data, end),
+            },
+        };
+        self.at = end;
+        Some((start..end, kind))
+    }
+}
+
+impl FusedIterator for LinearChunks<'_> {}

@@ -263,6 +263,18 @@ fn compare(bitmap: &HBitmap, model: &Model) {
     bitmap.write_linear(0..model.len, &mut bytes).unwrap();
     assert_eq!(bytes[..bytes.len() - 3], model.linear());
     assert_eq!(bytes[bytes.len() - 3..], [0; 3]);
+    let chunk = bitmap.linear_align() * 3;
+    let mut at = 0;
+    for (range, kind) in bitmap.linear_chunks(chunk).unwrap() {
+        assert_eq!(range.start, at);
+        assert!(range.end == model.len || range.end.is_multiple_of(chunk));
+        assert!(kind != Chunk::Data || range.end - range.start <= chunk);
+        for start in (range.start..range.end).step_by(chunk as usize) {
+            assert_eq!(kind, model.kind(&(start..(start + chunk).min(model.len))));
+        }
+        at = range.end;
+    }
+    assert_eq!(at, model.len);
 }
 
 fn compare_part(bitmap: &HBitmap, model: &Model, range: Range<u64>, max: u64) {

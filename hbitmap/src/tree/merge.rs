@@ -46,6 +46,10 @@ impl Tree {
                 let node = other.nodes.get(b);
                 let skip = self.nodes.get(a).full;
                 let shift = span_bits(level - 1);
+                if level == 1 {
+                    self.merge_pages(a, other, node, base, scratch);
+                    return self.close(a, level, base);
+                }
                 for i in Bits(node.any & !skip) {
                     let kid = self.nodes.get(a).slot(i);
                     let at = base + (u64::from(i) << shift);
@@ -55,6 +59,40 @@ impl Tree {
                     }
                 }
                 self.close(a, level, base)
+            }
+        }
+    }
+
+    /// The pages below node `id` of level 1, with those below `theirs`.
+    fn merge_pages(
+        &mut self,
+        id: u32,
+        other: &Self,
+        theirs: &Node,
+        base: u64,
+        scratch: &mut Scratch,
+    ) {
+        for i in Bits(theirs.any & !self.nodes.get(id).full) {
+            let at = base + (u64::from(i) << PAGE_BITS);
+            let kid = self.nodes.get(id).slot(i);
+            let new = match (kid, theirs.slot(i)) {
+                (Slot::Empty, Slot::At(page)) => {
+                    self.count += u64::from(other.pages.count(page));
+                    Slot::At(self.pages.copy(&other.pages, page))
+                }
+                (Slot::At(a), Slot::At(b)) => {
+                    let valid = self.valid(0, at) as u32;
+                    let (slot, added) = self.pages.merge(a, &other.pages, b, valid, scratch);
+                    self.count += u64::from(added);
+                    slot
+                }
+                _ => {
+                    self.count += self.valid(0, at) - self.remove(kid, 0, at);
+                    Slot::Full
+                }
+            };
+            if new != kid {
+                self.nodes.get_mut(id).set_slot(i, new);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Pages with few non-zero words: only those are kept, in cells of five sizes.
+//! Pages with few non-zero words: only those are kept, in cells of four sizes.
 
 use core::hint::select_unpredictable;
 
@@ -8,7 +8,7 @@ use super::node::Pool;
 /// The most non-zero words a page is kept sparse with: 1 KiB instead of 4.
 pub(crate) const MAX_SPARSE: usize = 102;
 
-/// Up to `N` non-zero words of a page. 64 bytes to 1 KiB, so that reading one touches
+/// Up to `N` non-zero words of a page. 128 bytes to 1 KiB, so that reading one touches
 /// few cache lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -321,7 +321,7 @@ macro_rules! classes {
     };
 }
 
-classes!(1 c6 6, 2 c12 12, 3 c25 25, 4 c50 50, 5 c102 102);
+classes!(1 c12 12, 2 c25 25, 3 c50 50, 4 c102 102);
 
 /// A page's number: its kind in the top three bits (0 is a dense page).
 pub(crate) const KIND_SHIFT: u32 = 29;
@@ -334,7 +334,6 @@ mod tests {
 
     #[test]
     fn cells_fill_whole_cache_lines() {
-        assert_eq!(size_of::<Cell<6>>(), 64);
         assert_eq!(size_of::<Cell<12>>(), 128);
         assert_eq!(size_of::<Cell<25>>(), 256);
         assert_eq!(size_of::<Cell<50>>(), 512);
