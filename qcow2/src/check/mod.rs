@@ -1,5 +1,31 @@
-//! Checking.
+//! The consistency check: what refers to each cluster, against the stored refcounts.
+//!
+//! ```text
+//! walk     visits every reference to every cluster and says who refers to it
+//! counts   how often each cluster was referred to, packed as refcount blocks are
+//! stored   the image's own refcounts
+//! compare  the check itself: counts against stored refcounts, then the copied flags
+//! report   findings, in the words and the order of `qemu-img check`, and their sums
+//! ```
+//!
+//! Findings are data, handed out one by one as they are made; what can't be checked
+//! at all ends the check with [`CheckFailed`]. Nothing is written.
+//!
+//! # Two passes
+//! The first pass counts. It visits the L2 tables of all snapshots at once, each table
+//! once, in the order of the file, and only notes which tables have something
+//! wrong with them. Only if there is any does a second pass go through the image in
+//! the order of the guest and describe it, looking at the noted tables alone. A sound
+//! image, and that is nearly every one, is read once and sequentially.
 
+mod compare;
+mod counts;
+mod report;
+mod stored;
+mod walk;
 mod watch;
 
+pub use compare::{CheckOptions, check};
+pub use report::{CheckFailed, CheckReport, Finding, Severity, Verdict};
+pub use walk::{Clusters, CopiedFlag, Metadata, Referrer, Visitor, walk};
 pub(crate) use watch::Watch;

@@ -1,0 +1,156 @@
+//! The snapshot table: whether it can be read, and its entries one by one.
+
+use super::{Metadata, Visitor};
+use crate::{
+    addr::HostOffset,
+    check::{
+        report::{CheckFailed, Finding},
+        stored::MAX_READ_END,
+    },
+    format::{
+        header::MAX_SNAPSHOTS,
+        snapshot::{self, Snapshot},
+    },
+};
+
+/// Bytes of the table that are read at once.
+const WINDOW: usize = 64 << 10;
+/// Extra data that a version 3 entry must have: up to and with the virtual disk size.
+const V3_EXTRA_DATA: u32 = 16;
+/// What the system calls it that a number is too large.
+const TOO_LARGE: &str = "File too large";
+
+/// Checks that the snapshot table can be read; returns its length in bytes. Memory is
+/// one window, whatever the header says.
+pub(super) fn check_table<V: Visitor>(
+    metadata: &Metadata<'_>,
+    visitor: &mut V,
+) -> Result<u64, CheckFailed> {
+    let header = metadata.header;
+    if let Some(overhanging) = header.nb_snapshots.checked_sub(MAX_SNAPSHOTS + 1) {
+        let overhanging = overhanging + 1;
+        visitor.problem(Finding::SnapshotTableTooLarge { overhanging });
+        return Err(CheckFailed::because(TOO_LARGE));
+    }
+    if let Err(error) = header.check_snapshot_table() {
+        visitor.problem(Finding::SnapshotTableMisplaced);
+        return Err(CheckFailed {
+            reason: "Invalid argument".into(),
+            source: Some(error),
+        });
+    }
+    let start = header.snapshots_offset.get();
+    let mut window = Window::new(metadata);
+    let mut at = start;
+    for index in 0..header.nb_snapshots {
+        if at.saturating_add(snapshot::FIXED_LEN as u64) > MAX_READ_END {
+            let reason = "Failed to read snapshot table: Input/output error";
+            visitor.problem(Finding::SnapshotTableUnreadable {
+                reason,
+                overhanging: None,
+            });
+            return Err(CheckFailed::because("Input/output error"));
+        }
+        let (extra, len) = window.fixed(at)?;
+        if extra > snapshot::QEMU_MAX_EXTRA_DATA {
+            visitor.problem(Finding::SnapshotExtraDataTooLong { index });
+            return Err(CheckFailed::because(TOO_LARGE));
+        }
+        at = at.saturating_add(len);
+        if at - start > snapshot::MAX_TABLE_BYTES {
+            let (reason, overhanging) = ("Snapshot table is too big", header.nb_snapshots - index);
+            let overhanging = Some(overhanging);
+            visitor.problem(Finding::SnapshotTableUnreadable {
+                reason,
+                overhanging,
+            });
+            return Err(CheckFailed::because(TOO_LARGE));
+        }
+    }
+    let bytes = at - start;
+    if header.version >= 3 {
+        let mut at = start;
+        for index in 0..header.nb_snapshots {
+            let (extra, len) = window.fixed(at)?;
+            if extra < V3_EXTRA_DATA {
+                visitor.problem(Finding::SnapshotIncomplete { index });
+            }
+            at = at.saturating_add(len);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Calls `each` with every snapshot of a table that [`check_table`] let through.
+pub(super) fn for_each(
+    metadata: &Metadata<'_>,
+    mut each: impl FnMut(u32, Snapshot) -> Result<(), CheckFailed>,
+) -> Result<(), CheckFailed> {
+    let mut window = Window::new(metadata);
+    let mut at = metadata.header.snapshots_offset.get();
+    for index in 0..metadata.header.nb_snapshots {
+        let (_, len) = window.fixed(at)?;
+        let bytes = window.get(at, usize::try_from(len).unwrap_or(usize::MAX))?;
+        let number = usize::try_from(index).unwrap_or(usize::MAX);
+        let (_, snapshot) =
+            Snapshot::parse(bytes, HostOffset(at), number).map_err(|error| CheckFailed {
+                reason: error.to_string(),
+                source: Some(error),
+            })?;
+        each(index, snapshot)?;
+        at = at.saturating_add(len);
+    }
+    Ok(())
+}
+
+/// A part of the table in memory.
+struct Window<'a> {
+    metadata: &'a Metadata<'a>,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    const fn new(metadata: &'a Metadata<'a>) -> Self {
+        Self {
+            metadata,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Length of the extra data, and of the whole entry at `at`.
+    fn fixed(&mut self, at: u64) -> Result<(u32, u64), CheckFailed> {
+        let fixed = self.get(at, snapshot::FIXED_LEN)?;
+        let extra = fixed.last_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+        let len = snapshot::entry_len(fixed);
+        extra
+            .zip(len)
+            .ok_or_else(|| CheckFailed::because("Input/output error"))
+    }
+
+    /// `len` bytes at `at`; zeros past the file's end. `len` is less than 140 KiB for
+    /// an entry with no more extra data than QEMU reads.
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8], CheckFailed> {
+        let have = at.checked_sub(self.start).and_then(|from| {
+            let from = usize::try_from(from).ok()?;
+            let end = from.checked_add(len)?;
+            (end <= self.bytes.len()).then_some(from)
+        });
+        let from = match have {
+            Some(from) => from,
+            None => {
+                self.bytes.resize(len.max(WINDOW), 0);
+                self.start = at;
+                self.metadata
+                    .read("the snapshot table", at, &mut self.bytes)?;
+                0
+            }
+        };
+        Ok(self
+            .bytes
+            .get(from..)
+            .and_then(|rest| rest.get(..len))
+            .unwrap_or_default())
+    }
+}
