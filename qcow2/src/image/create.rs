@@ -21,17 +21,22 @@
 //!   clusters follow them; qemu-img has each table before its data. The file is as
 //!   long, unless qemu-img's growing left gaps.
 //! - Wrong options are found before a file is touched; qemu-img has emptied it by then.
-//! - A data file is looked for where opening the image will look for it, beside the
-//!   image; qemu-img makes it in the working directory. One that is there keeps its
-//!   bytes (see [`DataFile`]); qemu-img empties it.
+//! - An external data file that is there keeps its bytes (see [`DataFile`]); qemu-img
+//!   empties it.
+//!
+//! A relative name of a data file counts from the working directory, when the image is
+//! made and whenever QEMU opens it; that of a backing file from the image's directory.
 
 mod data_file;
 mod layout;
 mod options;
 mod raw;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{
+    ffi::OsStr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -122,12 +127,11 @@ impl Target {
     }
 
     fn fill(&self, checked: &Checked<'_>, layout: &Layout) -> Result<Created> {
-        let path = self.storage.path();
         let data_file = checked
             .options
             .data_file
             .as_deref()
-            .map(|name| data_file::prepare(&self.storage, &beside(path, name), checked, layout))
+            .map(|name| data_file::prepare(&self.storage, as_path(name), checked, layout))
             .transpose()?;
         let filled = self.fill_image(checked, layout);
         match (&filled, &data_file) {
@@ -161,9 +165,13 @@ impl Target {
     }
 }
 
-/// Where the image will look for a file that its header names.
+fn as_path(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
+}
+
+/// Where the image will look for its backing file.
 fn beside(image: &Path, name: &[u8]) -> PathBuf {
-    let name = Path::new(std::ffi::OsStr::from_bytes(name));
+    let name = as_path(name);
     image
         .parent()
         .map_or_else(|| name.to_owned(), |directory| directory.join(name))

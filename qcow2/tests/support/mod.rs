@@ -54,6 +54,14 @@ impl Qemu {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Runs qemu-img in a directory below; it must succeed.
+    pub(crate) fn img_in(&self, directory: &str, line: &str) -> String {
+        let words = line.split(' ').collect::<Vec<_>>();
+        let output = run(&self.path(directory), "qemu-img", &words);
+        assert!(output.status.success(), "qemu-img {line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Runs qemu-io there on `image` with one `-c` for each of `commands`.
     pub(crate) fn io(&self, image: &str, commands: &[&str]) {
         let mut args = vec!["-f", "qcow2"];

@@ -66,7 +66,8 @@ pub struct CreateOptions {
     pub lazy_refcounts: bool,
     /// The backing file.
     pub backing: Option<Backing>,
-    /// The external data file's name as it is to be stored.
+    /// The external data file's name as it is to be stored, relative to the working
+    /// directory.
     pub data_file: Option<Vec<u8>>,
     /// Keep the data file readable as a raw image. Implies preallocated metadata.
     pub data_file_raw: bool,

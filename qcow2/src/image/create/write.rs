@@ -14,6 +14,9 @@ use crate::{
 /// Most bytes of tables built and written at once.
 const PIECE: u64 = 4 << 20;
 
+/// What stands where an image's header would.
+const NO_HEADER: [u8; 512] = [0; 512];
+
 /// # Errors
 /// I/O errors; the storage holds no image then. [`Error::Refused`] for a device that
 /// is too small, and a header that doesn't fit.
@@ -31,9 +34,13 @@ pub(super) fn write(storage: &dyn Storage, checked: &Checked<'_>, layout: &Layou
     }
     empty(storage)?;
     let result = write_after(storage, layout, &first_cluster);
-    if result.is_err() && storage.can_grow() {
-        // No use to anybody; the failure is reported, one of this adds nothing.
-        storage.set_len(0).ok();
+    if result.is_err() {
+        // The failure is reported; one of this adds nothing.
+        if storage.can_grow() {
+            storage.set_len(0).ok();
+        } else {
+            write_at(storage, 0, &NO_HEADER, "zeros over the new header").ok();
+        }
     }
     result
 }
@@ -64,12 +71,7 @@ fn empty(storage: &dyn Storage) -> Result<()> {
             .set_len(0)
             .map_err(Error::io("emptying the target"))?;
     } else {
-        write_at(
-            storage,
-            0,
-            &[0; SECTOR as usize],
-            "zeros over the old header",
-        )?;
+        write_at(storage, 0, &NO_HEADER, "zeros over the old header")?;
     }
     sync(storage)
 }
