@@ -72,7 +72,13 @@ impl HeaderArea {
             _ => raw.len(),
         };
         let area = raw.get(start..end).unwrap_or_default();
-        let extensions = Extensions::parse(area, HostOffset(start as u64))?;
+        let extensions = Extensions::parse(area, HostOffset(start as u64)).map_err(|e| {
+            // QEMU's words for the only fault there can be.
+            Error::Header {
+                message: "Header extension too large".into(),
+                source: Box::new(e),
+            }
+        })?;
         let used = extensions.encoded_len() - extensions.rest.len();
         Ok(Self {
             header,

@@ -144,6 +144,16 @@ impl Header {
         let end = self
             .backing_file_offset
             .checked_add(u64::from(self.backing_file_size));
+        if self.backing_file_offset > cluster_size {
+            let found = format!("{:#x}", self.backing_file_offset);
+            let bad = Bad::new(found, format!("at most {cluster_size}"));
+            return Err(fault(
+                "Invalid backing file offset",
+                "backing_file_offset",
+                8,
+                bad,
+            ));
+        }
         if self.backing_file_offset < u64::from(self.header_length)
             || end.is_none_or(|end| end > cluster_size)
         {

@@ -139,7 +139,7 @@ fn each_impossible_field_is_refused_in_qemus_words() {
         (4, 4, 4, "Unsupported qcow2 version 4"),
         (16, 4, 1024, "Backing file name too long"),
         (8, 8, 65533, "Backing file name too long"),
-        (8, 8, u64::MAX, "Backing file name too long"),
+        (8, 8, u64::MAX, "Invalid backing file offset"),
         (20, 4, 22, "Unsupported cluster size: 2^22"),
         (20, 4, 8, "Unsupported cluster size: 2^8"),
         (
