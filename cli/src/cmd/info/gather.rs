@@ -85,6 +85,9 @@ fn backing(spec: &ImageSpec, image: &Image) -> Option<BackingName> {
     use std::os::unix::ffi::OsStrExt;
     let area = image.header_area();
     let name = until_zero(area.header().backing_file.as_ref()?).to_vec();
+    if name.is_empty() {
+        return None;
+    }
     let full = beside(&spec.file.path, &name).as_bytes().to_vec();
     let format = area
         .extensions()
