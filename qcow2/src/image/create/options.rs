@@ -11,6 +11,10 @@ use crate::{
 /// Bytes in a sector, to which the guest's disk is rounded up.
 pub(super) const SECTOR: u64 = 512;
 
+/// The largest disk that QEMU's block layer works with: 2^63 - 1, down to a multiple
+/// of 1 GiB.
+const MAX_DISK_BYTES: u64 = i64::MAX.cast_unsigned() & !((1 << 30) - 1);
+
 /// `compat`: the version of the format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
@@ -112,6 +116,14 @@ fn refused<T>(message: impl Into<String>) -> Result<T> {
 }
 
 impl CreateOptions {
+    /// Checks that the options go together, without making anything.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and [`Error::Unsupported`], in qemu-img's words.
+    pub fn validate(&self) -> Result<()> {
+        self.check().map(|_| ())
+    }
+
     /// # Errors
     /// [`Error::Refused`], and [`Error::Unsupported`] for what isn't done yet.
     pub(super) fn check(&self) -> Result<Checked<'_>> {
@@ -265,11 +277,13 @@ fn check_size(size: u64, geometry: Geometry) -> Result<u64> {
         .checked_next_multiple_of(SECTOR)
         .filter(|s| i64::try_from(*s).is_ok());
     let Some(rounded) = rounded else {
-        let limit = i64::MAX;
-        return refused(format!(
-            "Invalid image size specified. Must be between 0 and {limit}."
-        ));
+        return refused("Could not resize image: Image size cannot be negative");
     };
+    if rounded > MAX_DISK_BYTES {
+        return refused(format!(
+            "Could not resize image: offset({rounded}) exceeds maximum({MAX_DISK_BYTES})"
+        ));
+    }
     if geometry.l1_entries(rounded) > MAX_L1_BYTES / 8 {
         return refused(
             "The image size is too large for file format 'qcow2' (try using a larger cluster size)",

@@ -71,24 +71,28 @@ fn check(options: &RawOptions) -> Result<u64> {
     }
     size.checked_next_multiple_of(SECTOR)
         .filter(|size| i64::try_from(*size).is_ok())
-        .ok_or_else(|| {
-            let limit = i64::MAX;
-            Error::Refused(format!(
-                "Invalid image size specified. Must be between 0 and {limit}."
-            ))
-        })
+        .ok_or_else(|| Error::Refused("Could not resize file: Invalid argument".into()))
 }
 
 fn fill(target: &Target, size: u64, nocow: bool) -> Result<()> {
     let storage = &target.storage;
-    let resizing = || Error::io("setting the target's length");
+    let resizing = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::FileTooLarge => {
+            Error::Refused("The image size is too large for file format 'raw'".into())
+        }
+        _ => Error::io("setting the target's length")(e),
+    };
     if storage.can_grow() {
-        storage.set_len(0).map_err(resizing())?;
+        // An impossible size must not cost the bytes that are there.
+        if storage.size().map_err(resizing)? < size {
+            storage.set_len(size).map_err(resizing)?;
+        }
+        storage.set_len(0).map_err(resizing)?;
         if nocow {
             // As for qcow2: where it isn't known it isn't missed.
             storage.set_no_copy_on_write().ok();
         }
-        storage.set_len(size).map_err(resizing())?;
+        storage.set_len(size).map_err(resizing)?;
     } else if storage
         .size()
         .map_err(Error::io("asking for the target's size"))?
