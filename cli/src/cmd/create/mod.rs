@@ -3,20 +3,20 @@
 mod backing;
 mod options;
 mod plan;
-mod write;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::Path};
 
 use clap::{Args, ValueHint};
+use qcow2::image::create::{create, create_raw};
 
 use crate::{
     args::{Context, Run},
     error::Failure,
     exit::Exit,
+    image::words,
     opts::{Driver, Protocol, Reference, Schema, Value, Values, asks_for_help, parse_path},
     output, size,
 };
-use plan::Qcow2Plan;
 
 /// Create a new image
 ///
@@ -130,23 +130,25 @@ impl Run for CreateArgs {
         let values = self.values(format, &list, size, name).map_err(about)?;
         if !self.quiet {
             let listing = values.listing();
-            output::print(format_args!(
-                "Formatting '{shown}', fmt={} {listing}",
-                self.format
-            ))?;
+            output::print(format_args!("Formatting '{shown}', fmt={} {listing}", self.format))?;
         }
         if self.no_clobber && std::fs::symlink_metadata(&file.path).is_ok() {
             return Err(about(format!(
-                "File exists and --no-clobber was given: '{shown}'"
+                "There is a file '{shown}', and --no-clobber was given"
             )));
         }
-        match format {
+        let path = Path::new(&file.path);
+        let created = match format {
             Format::Qcow2 => {
-                let plan = Qcow2Plan::new(&values, &context.secrets).map_err(about)?;
-                write::qcow2(&file, &plan, !self.no_clobber).map_err(about)?;
+                let options = plan::qcow2(&values, &context.secrets).map_err(about)?;
+                create(path, &options, self.no_clobber)
             }
-            Format::Raw => write::raw(&file, &values, !self.no_clobber).map_err(about)?,
-        }
+            Format::Raw => {
+                let options = plan::raw(&values).map_err(about)?;
+                create_raw(path, &options, self.no_clobber)
+            }
+        };
+        created.map_err(|e| about(words(&e, path)))?;
         Ok(Exit::Success)
     }
 }
@@ -168,13 +170,7 @@ impl CreateArgs {
         let format = Format::named(&self.format)
             .ok_or_else(|| format!("Unknown file format '{}'", self.format))?;
         if name.is_empty() {
-            return Ok((
-                format,
-                Reference {
-                    path: name.clone(),
-                    protocol: None,
-                },
-            ));
+            return Ok((format, Reference { path: name.clone(), protocol: None }));
         }
         Ok((format, parse_path(name)?))
     }
