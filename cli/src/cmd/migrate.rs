@@ -6,7 +6,7 @@ use std::{
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
 };
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use qcow2::{
     Image,
     bitmap::{self, CopiedBitmap, CopyRequest},
@@ -66,7 +66,8 @@ pub(crate) struct MigrateArgs {
     )]
     output: Form,
 
-    #[arg(value_name = "SRC DST", num_args = 0..)]
+    /// The image that has the bitmaps, then the one that gets them
+    #[arg(value_name = "FILENAME", num_args = 0.., value_hint = ValueHint::FilePath)]
     operands: Vec<OsString>,
 }
 

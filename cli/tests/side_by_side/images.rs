@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::pair::Pair;
 
 /// Makes an image of each kind in the working directory; returns their names.
-pub fn each_kind(pair: &Pair) -> Vec<&'static str> {
+pub(crate) fn each_kind(pair: &Pair) -> Vec<&'static str> {
     let secret = "secret,id=s0,data=abc";
     for words in [
         &["create", "-f", "raw", "raw.img", "3M"][..],
@@ -260,7 +260,7 @@ pub fn each_kind(pair: &Pair) -> Vec<&'static str> {
 }
 
 /// Copies `from` to `to` with some bytes replaced.
-pub fn patch(work: &Path, from: &str, to: &str, patches: &[(usize, &[u8])]) {
+pub(crate) fn patch(work: &Path, from: &str, to: &str, patches: &[(usize, &[u8])]) {
     let mut bytes = fs::read(work.join(from)).unwrap();
     for (at, patch) in patches {
         bytes[*at..*at + patch.len()].copy_from_slice(patch);

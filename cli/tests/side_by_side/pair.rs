@@ -12,14 +12,14 @@ use std::{
 
 /// What a run left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Both programs, a directory to run them in, and the differences so far.
-pub struct Pair {
+pub(crate) struct Pair {
     dir: tempfile::TempDir,
     qemu_img: PathBuf,
     differences: String,
@@ -28,7 +28,7 @@ pub struct Pair {
 
 impl Pair {
     /// `None`, with a printed reason, where there is no qemu-img.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let Some(qemu_img) = find("qemu-img") else {
             let required = env::var_os("QIMG_REQUIRE_QEMU").is_some_and(|value| value == "1");
             assert!(
@@ -51,39 +51,39 @@ impl Pair {
     }
 
     /// The directory that commands run in.
-    pub fn work(&self) -> PathBuf {
+    pub(crate) fn work(&self) -> PathBuf {
         self.dir.path().join("work")
     }
 
     /// Runs the real qemu-img, which must succeed.
-    pub fn make(&self, words: &[&str]) {
+    pub(crate) fn make(&self, words: &[&str]) {
         let made = self.qemu(words);
         assert_eq!(made.code, Some(0), "qemu-img {words:?}: {}", made.stderr);
     }
 
     /// Runs the real qemu-img.
-    pub fn qemu(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
+    pub(crate) fn qemu(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
         run(&self.qemu_img, &self.work(), words)
     }
 
     /// Runs qimg under the name of qemu-img.
-    pub fn ours(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
+    pub(crate) fn ours(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
         run(&self.dir.path().join("bin/qemu-img"), &self.work(), words)
     }
 
     /// Runs both and notes a difference.
-    pub fn same(&mut self, words: &[impl AsRef<OsStr>]) {
+    pub(crate) fn same(&mut self, words: &[impl AsRef<OsStr>]) {
         let (theirs, ours) = (self.qemu(words), self.ours(words));
         self.note(words, &theirs, &ours);
     }
 
     /// [`Pair::same`], for a command line in which spaces separate the words.
-    pub fn same_line(&mut self, line: &str) {
+    pub(crate) fn same_line(&mut self, line: &str) {
         self.same(&line.split_whitespace().collect::<Vec<_>>());
     }
 
     /// Notes a difference between two outcomes.
-    pub fn note(&mut self, words: &[impl AsRef<OsStr>], theirs: &Outcome, ours: &Outcome) {
+    pub(crate) fn note(&mut self, words: &[impl AsRef<OsStr>], theirs: &Outcome, ours: &Outcome) {
         self.runs += 1;
         if theirs == ours {
             return;
@@ -110,7 +110,7 @@ impl Pair {
     }
 
     /// Fails if anything differed.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         assert!(self.runs > 0, "nothing was compared");
         let count = self
             .differences

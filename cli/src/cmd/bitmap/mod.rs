@@ -8,7 +8,7 @@ pub(crate) use dump::hex;
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     args::{Context, Run},
@@ -112,7 +112,8 @@ pub(crate) struct BitmapOptions {
     #[arg(short = 'U', long)]
     force_share: bool,
 
-    #[arg(value_name = "FILENAME BITMAP", num_args = 0..)]
+    /// The image, then the bitmap's name (none for --list)
+    #[arg(value_name = "FILENAME", num_args = 0.., value_hint = ValueHint::FilePath)]
     operands: Vec<OsString>,
 }
 

@@ -74,8 +74,8 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     no_clobber: bool,
 
-    /// The file to create, and the size of the disk
-    #[arg(value_name = "FILENAME [SIZE]", num_args = 0.., value_hint = ValueHint::FilePath)]
+    /// The file to create, then the size of the disk
+    #[arg(value_name = "FILENAME", num_args = 0.., value_hint = ValueHint::FilePath)]
     operands: Vec<OsString>,
 }
 
@@ -130,7 +130,10 @@ impl Run for CreateArgs {
         let values = self.values(format, &list, size, name).map_err(about)?;
         if !self.quiet {
             let listing = values.listing();
-            output::print(format_args!("Formatting '{shown}', fmt={} {listing}", self.format))?;
+            output::print(format_args!(
+                "Formatting '{shown}', fmt={} {listing}",
+                self.format
+            ))?;
         }
         if self.no_clobber && std::fs::symlink_metadata(&file.path).is_ok() {
             return Err(about(format!(
@@ -170,7 +173,13 @@ impl CreateArgs {
         let format = Format::named(&self.format)
             .ok_or_else(|| format!("Unknown file format '{}'", self.format))?;
         if name.is_empty() {
-            return Ok((format, Reference { path: name.clone(), protocol: None }));
+            return Ok((
+                format,
+                Reference {
+                    path: name.clone(),
+                    protocol: None,
+                },
+            ));
         }
         Ok((format, parse_path(name)?))
     }

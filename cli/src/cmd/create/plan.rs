@@ -9,7 +9,50 @@ use qcow2::{
 use crate::opts::{Secret, Value, Values};
 
 /// Formats that QEMU knows to stand behind an image.
-const BACKING_FORMATS: [&str; 42] = ["blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write", "copy-on-read", "dmg", "file", "ftp", "ftps", "gluster", "host_cdrom", "host_device", "http", "https", "iscsi", "luks", "nbd", "nfs", "null-aio", "null-co", "nvme", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "raw", "rbd", "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "vmdk", "vpc", "vvfat"];
+const BACKING_FORMATS: [&str; 42] = [
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "bochs",
+    "cloop",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "dmg",
+    "file",
+    "ftp",
+    "ftps",
+    "gluster",
+    "host_cdrom",
+    "host_device",
+    "http",
+    "https",
+    "iscsi",
+    "luks",
+    "nbd",
+    "nfs",
+    "null-aio",
+    "null-co",
+    "nvme",
+    "parallels",
+    "preallocate",
+    "qcow",
+    "qcow2",
+    "qed",
+    "quorum",
+    "raw",
+    "rbd",
+    "replication",
+    "snapshot-access",
+    "ssh",
+    "throttle",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+    "vvfat",
+];
 
 /// A qcow2 image out of `values`, which hold a size and the defaults.
 ///
@@ -46,8 +89,12 @@ pub(super) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<CreateOptions
     let options = CreateOptions {
         size: values.number("size"),
         version,
-        cluster_size: values.number("cluster_size").unwrap_or(defaults.cluster_size),
-        refcount_bits: values.number("refcount_bits").unwrap_or(defaults.refcount_bits),
+        cluster_size: values
+            .number("cluster_size")
+            .unwrap_or(defaults.cluster_size),
+        refcount_bits: values
+            .number("refcount_bits")
+            .unwrap_or(defaults.refcount_bits),
         compression_type,
         extended_l2: values.flag("extended_l2"),
         lazy_refcounts: values.flag("lazy_refcounts"),
