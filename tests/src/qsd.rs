@@ -135,7 +135,9 @@ impl Qsd {
     /// When the daemon does not answer.
     pub fn try_qmp(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
         let message = json!({ "execute": command, "arguments": arguments });
-        if let Err(e) = writeln!(self.stdin, "{message}") {
+        // In one piece: the daemon acts on the last brace, and may be gone before a
+        // newline that comes after.
+        if let Err(e) = self.stdin.write_all(format!("{message}\n").as_bytes()) {
             let status = self.child.try_wait();
             panic!("{command}: qemu-storage-daemon is gone ({status:?}): {e}");
         }

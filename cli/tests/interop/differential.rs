@@ -60,11 +60,11 @@ fn both(qimg: &Qimg, images: &[std::path::PathBuf; 2], actions: &[&str], name: &
     ours
 }
 
-/// QEMU names its nodes by numbers of its own: `'#block123'`.
+/// QEMU names its nodes by numbers of its own, `'#block123'`, where we name the image.
 fn without_node(said: &str) -> String {
     match said.split_once("'#block") {
         Some((before, after)) => format!(
-            "{before}'#block{}",
+            "{before}'IMAGE{}",
             after.trim_start_matches(|c: char| c.is_ascii_digit())
         ),
         None => said.to_owned(),
