@@ -89,7 +89,7 @@ pub struct Damaged {
     pub name: String,
     /// What was damaged.
     pub what: String,
-    /// `refuse`, `bitmaps`, `corrupt`, `leaks` or `fine`; see `testdata/damage.py`.
+    /// `refuse`, `bitmaps`, `corrupt`, `leaks`, `fine` or `either`; see `testdata/damage.py`.
     pub must: String,
     /// The image.
     pub bytes: Vec<u8>,
