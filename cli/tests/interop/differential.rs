@@ -60,14 +60,20 @@ fn both(qimg: &Qimg, images: &[std::path::PathBuf; 2], actions: &[&str], name: &
     ours
 }
 
-/// QEMU names its nodes by numbers of its own, `'#block123'`, where we name the image.
+/// QEMU names its nodes by numbers of its own, `'#block123'`, sometimes without the
+/// quotes, where we name the image.
 fn without_node(said: &str) -> String {
-    match said.split_once("'#block") {
-        Some((before, after)) => format!(
-            "{before}'IMAGE{}",
-            after.trim_start_matches(|c: char| c.is_ascii_digit())
-        ),
-        None => said.to_owned(),
+    let said = said.replace("'IMAGE'", "IMAGE");
+    match said.split_once("#block") {
+        Some((before, after)) => {
+            let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+            let (before, after) = match before.strip_suffix('\'') {
+                Some(before) => (before, after.trim_start_matches('\'')),
+                None => (before, after),
+            };
+            format!("{before}IMAGE{after}")
+        }
+        None => said,
     }
 }
 
