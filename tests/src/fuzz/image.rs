@@ -61,7 +61,9 @@ pub fn header(data: &[u8]) {
         }
         let again = HeaderArea::from_cluster(changed.encode()).expect("what we wrote is read");
         assert_eq!(again.extensions().bitmaps().unwrap(), bitmaps);
-        assert_eq!(again.header().backing_file, area.header().backing_file);
+        // A name of no bytes is as good as none.
+        let name = |area: &HeaderArea| area.header().backing_file.clone().unwrap_or_default();
+        assert_eq!(name(&again), name(&area));
         assert_eq!(
             again.extensions().backing_format(),
             area.extensions().backing_format()
