@@ -187,6 +187,8 @@ pub fn image(data: &[u8]) {
         let Ok(mut image) = options.open_storage("fuzz", Arc::new(storage.clone())) else {
             return;
         };
+        // Void bitmaps go away with the first edit, as they do in QEMU.
+        let void = image.bitmaps().is_ok_and(|bitmaps| bitmaps.is_voided());
         let before = contents(&image);
         match edit(&mut image) {
             Ok(name) => {
@@ -199,7 +201,10 @@ pub fn image(data: &[u8]) {
                     all.retain(|(n, _)| *n != name);
                     all
                 };
-                assert!(others(&before) == others(&after), "another bitmap changed");
+                assert!(
+                    void || others(&before) == others(&after),
+                    "another bitmap changed"
+                );
             }
             Err(_) => assert!(
                 storage.to_vec(data.len()).is_ok_and(|bytes| bytes == data),
