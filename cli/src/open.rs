@@ -56,6 +56,8 @@ pub(crate) fn open(spec: &ImageSpec, writable: bool, locks: LockMode) -> Result<
     }
     let data_file = match &spec.data_file {
         Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
+        // Who only reads bitmaps has no use for the guest's data.
+        None if !writable => DataFilePolicy::Leave,
         None => DataFilePolicy::Follow,
     };
     let options = OpenOptions::new()

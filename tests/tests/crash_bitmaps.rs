@@ -5,12 +5,20 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
+use hbitmap::{Granularity, HBitmap};
 use qcow2::{
     Image, OpenOptions, Result,
     bitmap::{BitmapEdit, BitmapState},
-    io::memory::{CrashState, Fault, MemoryStorage, PowerLoss},
+    image::create::{CreateOptions, create_in},
+    io::{
+        Storage,
+        memory::{CrashState, Fault, MemoryStorage, PowerLoss},
+    },
 };
-use qimg_tests::testdata;
+use qimg_tests::{
+    sound::{corruptions, corruptions_by_qemu},
+    testdata,
+};
 
 /// Name → state, granularity and dirty ranges.
 type Bitmaps = BTreeMap<String, (BitmapState, u64, Vec<Range<u64>>)>;
@@ -38,43 +46,114 @@ fn bitmaps(storage: &MemoryStorage) -> Result<Bitmaps> {
     Ok(all)
 }
 
-/// Findings of a check that are worse than a leak.
-fn corruptions(storage: &MemoryStorage) -> Vec<String> {
-    qimg_tests::sound::corruptions(storage)
-}
-
 /// An action that is to be interrupted.
 struct Action {
     name: &'static str,
-    image: &'static str,
+    image: Source,
     act: fn(&mut BitmapEdit<'_>) -> Result<()>,
 }
 
-/// A name of the image's first bitmap, and one of its second.
-const ACTIONS: [Action; 12] = [
+/// Where the image comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// One that QEMU made, in `testdata/`.
+    Recorded(&'static str),
+    /// [`nearly_full`].
+    NearlyFull,
+}
+
+/// An image whose refcount table has room for 2 MiB, nearly used up by bitmaps.
+fn nearly_full() -> MemoryStorage {
+    let storage = MemoryStorage::default();
+    let options = CreateOptions {
+        size: Some(1 << 30),
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..CreateOptions::default()
+    };
+    create_in(&storage, None, &options).unwrap();
+    let mut image = open(&storage, true).unwrap();
+    let mut edit = image.edit_bitmaps().unwrap();
+    for name in [&b"one"[..], b"two", b"three", b"four", b"five", b"six"] {
+        edit.add_with_bits(name, every_other_granule(), true)
+            .unwrap();
+    }
+    edit.commit().unwrap();
+    assert!(storage.size().unwrap() < 2 << 20);
+    storage
+}
+
+/// A bitmap over 1 GiB whose bits need every cluster.
+fn every_other_granule() -> Arc<HBitmap> {
+    let mut bits = HBitmap::new(1 << 30, Granularity::from_bytes(512).unwrap()).unwrap();
+    let range = 0..1 << 30;
+    let words = vec![0x55; bits.linear_size(range.clone()).unwrap()];
+    bits.load_linear(range, &words).unwrap();
+    Arc::new(bits)
+}
+
+impl Source {
+    /// Every so many operations one is made to fail.
+    fn stride(self) -> usize {
+        match self {
+            Self::Recorded(_) => 1,
+            Self::NearlyFull => 7,
+        }
+    }
+
+    /// Megabytes of bits are looked at for fewer states.
+    fn thoroughness(self) -> PowerLoss {
+        match self {
+            Self::Recorded(_) => PowerLoss::default(),
+            Self::NearlyFull => PowerLoss {
+                exhaustive: 2,
+                random: 8,
+                tears: 0,
+                seed: 1,
+            },
+        }
+    }
+
+    fn storage(self) -> MemoryStorage {
+        match self {
+            Self::Recorded(name) => MemoryStorage::load(testdata::qcow2(name)).unwrap(),
+            Self::NearlyFull => nearly_full(),
+        }
+    }
+}
+
+const ACTIONS: [Action; 13] = [
+    Action {
+        name: "the refcount table grows",
+        image: Source::NearlyFull,
+        act: |e| {
+            e.add_with_bits(b"seven", every_other_granule(), false)?;
+            e.add_with_bits(b"eight", every_other_granule(), true)
+        },
+    },
     Action {
         name: "the first bitmap ever",
-        image: "empty.qcow2",
+        image: Source::Recorded("empty.qcow2"),
         act: |e| e.add(b"a", 512, true),
     },
     Action {
         name: "the first bitmap beside a backing file's name",
-        image: "chain-top.qcow2",
+        image: Source::Recorded("chain-top.qcow2"),
         act: |e| e.add(b"a", 65536, true),
     },
     Action {
         name: "add",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| e.add(b"a", 4096, false),
     },
     Action {
         name: "remove",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| e.remove(b"daily"),
     },
     Action {
         name: "remove all",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| {
             e.remove(b"daily")?;
             e.remove(b"weekly")?;
@@ -83,27 +162,27 @@ const ACTIONS: [Action; 12] = [
     },
     Action {
         name: "clear",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| e.clear(b"daily"),
     },
     Action {
         name: "disable",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| e.set_enabled(b"weekly", false),
     },
     Action {
         name: "enable",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| e.set_enabled(b"frozen", true),
     },
     Action {
         name: "merge",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| e.merge(b"weekly", b"daily"),
     },
     Action {
         name: "rename and merge across granularities",
-        image: "three-bitmaps.qcow2",
+        image: Source::Recorded("three-bitmaps.qcow2"),
         act: |e| {
             e.rename(b"weekly", b"yearly")?;
             e.merge(b"yearly", b"daily")?;
@@ -112,7 +191,7 @@ const ACTIONS: [Action; 12] = [
     },
     Action {
         name: "many clusters of 512 bytes",
-        image: "cluster-512.qcow2",
+        image: Source::Recorded("cluster-512.qcow2"),
         act: |e| {
             for name in [&b"n1"[..], b"n2", b"n3", b"n4"] {
                 e.add(name, 512, true)?;
@@ -122,14 +201,14 @@ const ACTIONS: [Action; 12] = [
     },
     Action {
         name: "refcounts of one bit",
-        image: "refcount-1.qcow2",
+        image: Source::Recorded("refcount-1.qcow2"),
         act: |e| e.add(b"n", 512, true),
     },
 ];
 
 /// Does the action and returns the storage with its journal.
 fn journalled(action: &Action) -> MemoryStorage {
-    let storage = MemoryStorage::load(testdata::qcow2(action.image)).unwrap();
+    let storage = action.image.storage();
     storage.start_journal();
     let mut image = open(&storage, true).unwrap();
     let mut edit = image.edit_bitmaps().unwrap();
@@ -137,6 +216,9 @@ fn journalled(action: &Action) -> MemoryStorage {
     edit.commit().unwrap();
     storage
 }
+
+/// How many states of each action are shown to qemu-img as well.
+const SHOWN_TO_QEMU: usize = 25;
 
 fn assert_before_or_after(what: &str, left: &MemoryStorage, before: &Bitmaps, after: &Bitmaps) {
     let found = bitmaps(left).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -154,14 +236,20 @@ fn interrupted_anywhere_the_bitmaps_are_as_before_or_as_after() {
         let before = bitmaps(&journal.start()).unwrap();
         let after = bitmaps(&storage).unwrap();
         assert_ne!(before, after, "{} does nothing", action.name);
+        let mut shown = 0;
         let mut check = |state: CrashState| {
             states += 1;
             let what = format!("{} {state}", action.name);
             assert_before_or_after(&what, &state.storage, &before, &after);
+            if shown < SHOWN_TO_QEMU {
+                shown += 1;
+                let worse = corruptions_by_qemu(&state.storage);
+                assert!(worse.is_empty(), "{what}: {worse:#?}");
+            }
         };
         journal.kills().for_each(&mut check);
         journal
-            .power_losses(&PowerLoss::default())
+            .power_losses(&action.image.thoroughness())
             .for_each(&mut check);
         // Done is done: nothing may be lost once the command has said so.
         let last = journal.operations().len();
@@ -183,7 +271,7 @@ fn whatever_fails_the_bitmaps_are_as_before_or_as_after() {
         let before = bitmaps(&journal.start()).unwrap();
         let after = bitmaps(&journalled(action)).unwrap();
         let operations = journal.operations().len() as u64;
-        for at in 0..operations {
+        for at in (0..operations).step_by(action.image.stride()) {
             for fault in [Fault::once(at), Fault::for_good(at)] {
                 let storage = journal.start();
                 storage.set_fault(Some(fault));

@@ -12,6 +12,7 @@ use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
     bitmap::{BitmapEdit, Bitmaps},
+    check::Metadata,
     format::{Autoclear, BitmapsExtension, Header, HeaderArea},
     io::Storage,
 };
@@ -81,6 +82,18 @@ impl Image {
     #[must_use]
     pub fn has_writer(&self) -> bool {
         self.has_writer
+    }
+
+    /// What a [`check`](crate::check::check) or a [`walk`](crate::check::walk) over
+    /// every reference needs.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata<'_> {
+        Metadata {
+            storage: &*self.storage,
+            header: self.area.header(),
+            extensions: self.area.extensions(),
+            geometry: self.geometry(),
+        }
     }
 
     /// The bitmap directory; empty if the image has none. Of a damaged one this is the

@@ -22,8 +22,8 @@ pub enum DataFilePolicy {
     /// It isn't opened. All that needs only metadata works; the default.
     #[default]
     Leave,
-    /// The file that the header names is opened, relative to the image's directory,
-    /// if it is a plain name: no protocol, no `json:`.
+    /// The file that the header names is opened if it is a plain name: no protocol, no
+    /// `json:`. As for QEMU a relative one counts from the working directory.
     Follow,
     /// This file is opened, whatever the header says.
     At(PathBuf),
@@ -130,7 +130,7 @@ impl OpenOptions {
         let has_writer = unlocked && file.writer_present().unwrap_or(false);
         let mut image = self.open_storage(&path.to_string_lossy(), Arc::new(file))?;
         image.has_writer = has_writer;
-        image.data_file = self.open_data_file(&image, &path)?;
+        image.data_file = self.open_data_file(&image)?;
         Ok(image)
     }
 
@@ -161,7 +161,7 @@ impl OpenOptions {
 
     /// Opens the external data file where the policy says so. It is only read here:
     /// the locks are what matters to those who edit bitmaps.
-    fn open_data_file(&self, image: &Image, image_path: &Path) -> Result<Option<Arc<dyn Storage>>> {
+    fn open_data_file(&self, image: &Image) -> Result<Option<Arc<dyn Storage>>> {
         if !image.header().has_data_file() {
             return Ok(None);
         }
@@ -176,7 +176,7 @@ impl OpenOptions {
                     .ok_or_else(|| {
                         Error::Refused("the image has a data file, but not its name".into())
                     })?;
-                relative_to(image_path, name)?
+                plain_name(name)?
             }
         };
         let file = FileStorage::open(&path, Access::ReadOnly, self.lock_mode())?;
@@ -205,21 +205,26 @@ fn check_writable(area: &HeaderArea, lock: LockMode) -> Result<()> {
 }
 
 /// The file that a name out of the header of the image at `image` means: plain names
-/// only, relative ones from the image's directory.
+/// only, relative ones from the image's directory, as backing files are named.
 ///
 /// # Errors
 /// [`Error::Refused`] for `json:`, a protocol, an empty name or one with a zero byte.
 pub fn relative_to(image: &Path, name: &[u8]) -> Result<PathBuf> {
-    let shown = || String::from_utf8_lossy(name).escape_debug().to_string();
+    Ok(image
+        .parent()
+        .unwrap_or(Path::new(""))
+        .join(plain_name(name)?))
+}
+
+fn plain_name(name: &[u8]) -> Result<PathBuf> {
     let until_slash = name.split(|byte| *byte == b'/').next().unwrap_or_default();
     if name.is_empty() || name.contains(&0) || until_slash.contains(&b':') {
         return Err(Error::Refused(format!(
             "the image names the file '{}', and only plain file names are followed",
-            shown()
+            name.escape_ascii()
         )));
     }
-    let name = Path::new(OsStr::from_bytes(name));
-    Ok(image.parent().unwrap_or(Path::new("")).join(name))
+    Ok(OsStr::from_bytes(name).into())
 }
 
 #[cfg(test)]
