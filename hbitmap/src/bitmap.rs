@@ -186,9 +186,18 @@ impl HBitmap {
         } else if other.is_full() {
             self.set_all();
         } else {
+            // Ranges that touch the same granules here are set as one.
+            let mut run = 0..0;
             for range in other.ranges() {
-                self.set(range);
+                let bits = self.granularity.outwards(&range);
+                if bits.start <= run.end {
+                    run.end = bits.end;
+                } else {
+                    self.tree.set(run.start, run.end);
+                    run = bits;
+                }
             }
+            self.tree.set(run.start, run.end);
         }
         Ok(())
     }
