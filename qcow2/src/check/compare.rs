@@ -45,6 +45,10 @@ pub fn check(
         stored: Stored::read(metadata)?,
         counts: Counts::new(geometry, geometry.clusters_for(file_end)),
         file_end,
+        limit: file_end
+            .checked_next_multiple_of(512)
+            .and_then(|end| end.checked_add(geometry.cluster_size()))
+            .unwrap_or(u64::MAX),
         pass: Pass::Count,
         trouble: false,
         any_trouble: false,
@@ -80,6 +84,9 @@ struct Checker<'a> {
     stored: Stored,
     counts: Counts,
     file_end: u64,
+    /// Where a reference must end before: less than a cluster beyond the file, whose
+    /// end QEMU rounds up to a sector.
+    limit: u64,
     pass: Pass,
     /// Something is wrong in the table at hand.
     trouble: bool,
@@ -108,8 +115,7 @@ impl Visitor for Checker<'_> {
             .get()
             .checked_add(bytes)
             .filter(|end| *end <= i64::MAX as u64);
-        let limit = self.file_end.saturating_add(geometry.cluster_size());
-        match end.filter(|end| *end < limit) {
+        match end.filter(|end| *end < self.limit) {
             Some(end) if self.pass != Pass::Describe => {
                 let first = geometry.host_cluster(offset).get();
                 let last = geometry.host_cluster(HostOffset(end - 1)).get();

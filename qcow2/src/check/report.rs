@@ -260,6 +260,15 @@ fn shown(bytes: &[u8]) -> String {
     text
 }
 
+/// A number as C's `%#x` has it: zero without `0x`.
+fn c_hex(number: u64) -> String {
+    if number == 0 {
+        "0".to_owned()
+    } else {
+        format!("{number:#x}")
+    }
+}
+
 /// What qemu-img says after a table that is too large; it is qemu-img's own command.
 fn overhanging(f: &mut fmt::Formatter<'_>, count: u32) -> fmt::Result {
     write!(
@@ -447,7 +456,7 @@ impl Finding {
                     f,
                     "qcow2: Image is corrupt: Refblock offset {offset:#x} unaligned "
                 )?;
-                write!(f, "(reftable index: {index:#x}); ")?;
+                write!(f, "(reftable index: {}); ", c_hex(*index))?;
                 f.write_str("further non-fatal corruption events will be suppressed")
             }
             Self::RefcountUnreadable { cluster } => {

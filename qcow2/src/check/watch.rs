@@ -49,7 +49,11 @@ impl Watch {
 
     /// How often `cluster` is referred to.
     pub(crate) fn references(&self, cluster: HostCluster) -> u64 {
-        self.counts.get(&cluster.0).copied().unwrap_or(0)
+        let index = self.clusters.binary_search(&cluster.get()).ok();
+        index
+            .and_then(|index| self.counts.get(index))
+            .copied()
+            .unwrap_or(0)
     }
 }
 
