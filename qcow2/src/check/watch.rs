@@ -2,45 +2,36 @@
 //! reference in the image. It's the proof that a cluster is free, which a refcount
 //! alone is not.
 
-use std::collections::HashMap;
-
-use hbitmap::{Granularity, HBitmap};
-
 use super::{Finding, Referrer, Visitor, walk};
-use crate::{Geometry, Image, Result, addr::HostCluster, addr::HostOffset};
+use crate::{
+    Geometry, Image, Result,
+    addr::{HostCluster, HostOffset},
+};
 
 /// References to the watched clusters.
 #[derive(Debug)]
 pub(crate) struct Watch {
     geometry: Geometry,
-    /// The lowest cluster that is watched.
-    first: u64,
-    /// Which are watched, counted from the lowest one: nearly every reference is to
-    /// another cluster, and this is the quickest way to see it.
-    watched: HBitmap,
-    counts: HashMap<u64, u64>,
+    /// The watched clusters, sorted.
+    clusters: Vec<u64>,
+    /// References to each of them.
+    counts: Vec<u64>,
 }
 
 impl Watch {
-    /// Counts the references to `clusters`, in memory that follows their number.
-    ///
-    /// # Errors
-    /// Whatever keeps the walk from seeing every reference.
+    /// Counts the references to `clusters`. A reference that is damaged, such as one
+    /// beyond the file's end, counts for the clusters it names.
     pub(crate) fn count(
         image: &Image,
         clusters: impl Iterator<Item = HostCluster>,
     ) -> Result<Self> {
-        let counts: HashMap<u64, u64> = clusters.map(|cluster| (cluster.0, 0)).collect();
-        let first = counts.keys().copied().min().unwrap_or(0);
-        let last = counts.keys().copied().max().unwrap_or(0);
-        let mut watched = HBitmap::new(last - first + 1, Granularity::from_bits(0)?)?;
-        for cluster in counts.keys() {
-            watched.set(cluster - first..cluster - first + 1);
-        }
+        let mut clusters: Vec<u64> = clusters.map(HostCluster::get).collect();
+        clusters.sort_unstable();
+        clusters.dedup();
+        let counts = vec![0; clusters.len()];
         let mut watch = Self {
             geometry: image.geometry(),
-            first,
-            watched,
+            clusters,
             counts,
         };
         walk(&image.metadata(), &mut watch)?;
@@ -60,26 +51,21 @@ impl Watch {
 impl Visitor for Watch {
     #[inline]
     fn reference(&mut self, _: Referrer, offset: HostOffset, bytes: u64, times: u64) {
-        if bytes == 0 {
+        let first = self.geometry.host_cluster(offset).get();
+        let last = offset.get().saturating_add(bytes.saturating_sub(1));
+        let last = self.geometry.host_cluster(HostOffset(last)).get();
+        // Most references are to guest data, below or above all that is watched.
+        let beyond = self.clusters.last().is_none_or(|highest| *highest < first);
+        if bytes == 0 || beyond || self.clusters.first().is_none_or(|lowest| *lowest > last) {
             return;
         }
-        let bits = self.geometry.cluster_bits();
-        let from = offset.0 >> bits;
-        let to = offset.0.saturating_add(bytes - 1) >> bits;
-        if to < self.first || from - from.min(self.first) >= self.watched.len() {
-            return;
-        }
-        let from = from.saturating_sub(self.first);
-        let to = (to - self.first).saturating_add(1).min(self.watched.len());
-        for range in self.watched.ranges_in(from..to) {
-            for cluster in range {
-                if let Some(count) = self.counts.get_mut(&(cluster + self.first)) {
-                    *count = count.saturating_add(times);
-                }
-            }
+        let start = self.clusters.partition_point(|cluster| *cluster < first);
+        let end = self.clusters.partition_point(|cluster| *cluster <= last);
+        for count in self.counts.get_mut(start..end).unwrap_or_default() {
+            *count = count.saturating_add(times);
         }
     }
 
-    /// What is wrong elsewhere is no reason to leave the bitmaps alone.
+    /// What is damaged is for `check` to tell.
     fn problem(&mut self, _: Finding) {}
 }
