@@ -116,8 +116,7 @@ pub(crate) fn read<E>(
             }
             take(&mut read, opt, value)?;
         } else if bytes.first() == Some(&b'-') && bytes.len() > 1 {
-            let mut letters = bytes.iter().enumerate().skip(1);
-            while let Some((at, &letter)) = letters.next() {
+            for (at, &letter) in bytes.iter().enumerate().skip(1) {
                 let Some(opt) = find_short(&options, letter) else {
                     let letter = OsString::from_vec(vec![letter]);
                     let text = format!("invalid option -- '{}'", letter.to_string_lossy());

@@ -299,7 +299,7 @@ impl Options {
         let path = self
             .take_text(&format!("{prefix}filename"))
             .filter(|path| !path.is_empty());
-        let path = path.ok_or_else(|| match protocol {
+        let path = path.ok_or(match protocol {
             Some(Protocol::HostDevice) => "The 'host_device' block driver requires a file name",
             _ => "The 'file' block driver requires a file name",
         })?;

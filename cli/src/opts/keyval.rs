@@ -56,7 +56,7 @@ fn take_value(text: &str) -> (String, &str) {
 /// ends with a lone separator.
 pub(crate) fn is_list(text: &str) -> bool {
     let trailing = text.len() - text.trim_end_matches(',').len();
-    !text.is_empty() && !text.starts_with(',') && trailing % 2 == 0
+    !text.is_empty() && !text.starts_with(',') && trailing.is_multiple_of(2)
 }
 
 /// Whether a list asks for help: one of its words is `help` or `?`.
