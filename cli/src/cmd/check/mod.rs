@@ -1,15 +1,28 @@
 //! `check`: every reference in an image against its refcounts.
 
-use std::ffi::OsString;
+mod report;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    os::unix::ffi::OsStrExt,
+};
 
 use clap::{Args, ValueHint};
+
+use qcow2::{
+    Image,
+    check::{CheckOptions, CheckReport, Finding, Verdict, check},
+};
 
 use crate::{
     args::{Context, Run},
     cmd,
     error::Failure,
     exit::Exit,
-    output::Form,
+    image::{self, Content, Use},
+    output::{self, Form},
+    progname,
 };
 
 /// Check that an image's metadata is consistent
@@ -98,7 +111,55 @@ impl Run for CheckArgs {
         if self.repair.is_some() {
             return Err("--repair is not supported yet: nothing was checked or changed".into());
         }
-        let _spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
-        Err("check: not there yet".into())
+        let spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
+        if self.force_share && spec.force_share.is_some() {
+            return Err("--force-share/-U conflicts with image options".into());
+        }
+        let what_for = if self.force_share { Use::Shared } else { Use::Check };
+        let fail = |message: String| cmd::open_failure(&spec.given, message);
+        let opened = image::open(&spec, what_for).map_err(fail)?;
+        let Content::Qcow2(image) = opened.content else {
+            let text = "This image format does not support checks";
+            return Err(Failure::Unsupported(text.into()));
+        };
+        let report = self.check(&image)?;
+        if !self.quiet {
+            let mut out = output::stdout();
+            let printed = match self.output {
+                Form::Human => report::human(&mut out, &report),
+                Form::Json => report::json(&mut out, &report, file.as_bytes(), self.bitmaps),
+            };
+            // The verdict stands even if nobody reads the report to its end.
+            match printed.and_then(|()| out.flush()) {
+                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e.into()),
+                _ => {}
+            }
+        }
+        match report.verdict() {
+            Verdict::Clean => Ok(Exit::Success),
+            Verdict::Leaks => Ok(Exit::Leaks),
+            Verdict::Corrupt => Ok(Exit::Corrupt),
+            Verdict::Failed => Err("Check failed".into()),
+        }
+    }
+}
+
+impl CheckArgs {
+    /// Checks the image; findings go to standard error as they are made.
+    fn check(&self, image: &Image) -> Result<CheckReport, Failure> {
+        if image.bitmaps().is_ok_and(|bitmaps| bitmaps.is_voided()) {
+            progname::voided_bitmaps(image.header().version);
+        }
+        let mut errors = io::BufWriter::new(io::stderr().lock());
+        let options = CheckOptions { bitmaps: self.bitmaps };
+        let report = check(image, &options, |finding: Finding| {
+            if finding.names_the_program() {
+                let _ = write!(errors, "{}: ", progname::short());
+            }
+            let _ = writeln!(errors, "{finding}");
+        });
+        let _ = errors.flush();
+        drop(errors);
+        report.map_err(|failed| Failure::Message(failed.to_string()))
     }
 }
