@@ -4,6 +4,7 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
 use qcow2::{
     Error, Image, OpenOptions,
+    format::HeaderArea,
     io::{Access, FileStorage, LockMode, Storage},
 };
 
@@ -21,8 +22,8 @@ pub(crate) enum Use {
     Info,
     /// It is read.
     Read,
-    /// It is looked at without locks (`-U`).
-    Shared,
+    /// It is checked: also images that can't be used otherwise are opened.
+    Check,
 }
 
 /// An open image and the file that it is in.
@@ -43,17 +44,37 @@ pub(crate) struct Opened {
 pub(crate) enum Content {
     /// A qcow2 image.
     Qcow2(Box<Image>),
+    /// A qcow2 image opened for [`Use::Check`].
+    Checkable(Box<Checkable>),
     /// A disk as it is.
     Raw,
     /// The file itself, without a format.
     File,
 }
 
+/// A qcow2 image of which only the header is known to be usable.
+#[derive(Debug)]
+pub(crate) struct Checkable {
+    /// The file.
+    pub(crate) file: FileStorage,
+    /// Its first cluster.
+    pub(crate) area: HeaderArea,
+}
+
+impl Checkable {
+    fn new(file: FileStorage) -> qcow2::Result<Self> {
+        let area = HeaderArea::read_for_check(&file)?;
+        area.check_features()?;
+        area.check_encryption()?;
+        Ok(Self { file, area })
+    }
+}
+
 impl Opened {
     /// The format's name.
     pub(crate) fn format(&self) -> &'static str {
         match self.content {
-            Content::Qcow2(_) => "qcow2",
+            Content::Qcow2(_) | Content::Checkable(_) => "qcow2",
             Content::Raw => "raw",
             Content::File => self.protocol_name(),
         }
@@ -71,6 +92,7 @@ impl Opened {
     pub(crate) fn virtual_size(&self) -> u64 {
         match &self.content {
             Content::Qcow2(image) => image.virtual_size() / SECTOR * SECTOR,
+            Content::Checkable(image) => image.area.header().size / SECTOR * SECTOR,
             Content::Raw | Content::File => self.length,
         }
     }
@@ -84,10 +106,10 @@ const SECTOR: u64 = 512;
 /// # Errors
 /// What qemu-img prints after `Could not open 'name': `.
 pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
-    let lock = match (what_for, spec.force_share) {
-        (Use::Shared, _) | (_, Some(true)) => LockMode::None,
-        (Use::Info, _) => LockMode::Info,
-        (Use::Read, _) => LockMode::Read,
+    let lock = match (spec.force_share, what_for) {
+        (Some(true), _) => LockMode::None,
+        (_, Use::Info) => LockMode::Info,
+        (_, Use::Read | Use::Check) => LockMode::Read,
     };
     let path = Path::new(&spec.file.path);
     let file = FileStorage::open(path, Access::ReadOnly, lock).map_err(|e| words(&e, path))?;
@@ -101,6 +123,9 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
         None => probe(&file)?,
     };
     let content = match driver {
+        Driver::Qcow2 if what_for == Use::Check => {
+            Content::Checkable(Box::new(Checkable::new(file).map_err(|e| words(&e, path))?))
+        }
         Driver::Qcow2 => {
             let image = OpenOptions::new().lock(lock).open_file(file);
             Content::Qcow2(Box::new(image.map_err(|e| words(&e, path))?))

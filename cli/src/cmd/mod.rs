@@ -36,6 +36,21 @@ pub(crate) fn image_spec(
     Ok(spec)
 }
 
+/// `-U` on top of what the image's own options say.
+///
+/// # Errors
+/// They must not say anything about it, then.
+pub(crate) fn share(spec: &mut ImageSpec, force_share: bool) -> Result<(), Failure> {
+    match (force_share, spec.force_share) {
+        (true, Some(_)) => Err("--force-share/-U conflicts with image options".into()),
+        (true, None) => {
+            spec.force_share = Some(true);
+            Ok(())
+        }
+        (false, _) => Ok(()),
+    }
+}
+
 /// `Could not open 'name': message`.
 pub(crate) fn open_failure(name: &OsStr, message: impl std::fmt::Display) -> Failure {
     Failure::Message(format!(

@@ -223,8 +223,12 @@ pub(crate) fn each_kind(pair: &Pair) -> Vec<&'static str> {
         &[(79, &[3]), (87, &[1])],
     );
     // Unknown features that don't matter.
-    patch(&work, "v3.qcow2", "features.qcow2", &[(80, &[0xff; 16])]);
-    // Bitmaps in use; bitmaps that another program voided.
+    patch(
+        &work,
+        "v3.qcow2",
+        "features.qcow2",
+        &[(80, &[0xff; 15]), (95, &[0xfd])],
+    );
     vec![
         "raw.img",
         "small.img",

@@ -11,8 +11,8 @@ use std::{
 use clap::{Args, ValueHint};
 
 use qcow2::{
-    Image,
-    check::{CheckOptions, CheckReport, Finding, Verdict, check},
+    check::{CheckOptions, CheckReport, Metadata, Verdict, check},
+    format::{Autoclear, ExtensionType},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     cmd,
     error::Failure,
     exit::Exit,
-    image::{self, Content, Use},
+    image::{self, Checkable, Content, Use},
     output::{self, Form},
     progname,
 };
@@ -99,11 +99,10 @@ impl Run for CheckArgs {
     const NAME: &'static str = "check";
     const OURS: &'static [&'static str] = &["bitmaps"];
 
-    fn run(self, _context: Context) -> Result<Exit, Failure> {
-        let file = cmd::one_file(self.files)?;
-        if let Some(mode) = self
-            .cache
-            .filter(|mode| !CACHE_MODES.contains(&mode.as_str()))
+    fn run(mut self, _context: Context) -> Result<Exit, Failure> {
+        let file = cmd::one_file(std::mem::take(&mut self.files))?;
+        if let Some(mode) = &self.cache
+            && !CACHE_MODES.contains(&mode.as_str())
         {
             return Err(format!("Invalid source cache option: {mode}").into());
         }
@@ -111,14 +110,11 @@ impl Run for CheckArgs {
         if self.repair.is_some() {
             return Err("--repair is not supported yet: nothing was checked or changed".into());
         }
-        let spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
-        if self.force_share && spec.force_share.is_some() {
-            return Err("--force-share/-U conflicts with image options".into());
-        }
-        let what_for = if self.force_share { Use::Shared } else { Use::Check };
+        let mut spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
+        cmd::share(&mut spec, self.force_share)?;
         let fail = |message: String| cmd::open_failure(&spec.given, message);
-        let opened = image::open(&spec, what_for).map_err(fail)?;
-        let Content::Qcow2(image) = opened.content else {
+        let opened = image::open(&spec, Use::Check).map_err(fail)?;
+        let Content::Checkable(image) = opened.content else {
             let text = "This image format does not support checks";
             return Err(Failure::Unsupported(text.into()));
         };
@@ -146,13 +142,24 @@ impl Run for CheckArgs {
 
 impl CheckArgs {
     /// Checks the image; findings go to standard error as they are made.
-    fn check(&self, image: &Image) -> Result<CheckReport, Failure> {
-        if image.bitmaps().is_ok_and(|bitmaps| bitmaps.is_voided()) {
-            progname::voided_bitmaps(image.header().version);
+    fn check(&self, image: &Checkable) -> Result<CheckReport, Failure> {
+        let header = image.area.header();
+        let extensions = image.area.extensions();
+        let valid = header.autoclear_features.contains(Autoclear::BITMAPS);
+        if !valid && extensions.get(ExtensionType::BITMAPS).is_some() {
+            progname::voided_bitmaps(header.version);
         }
+        let metadata = Metadata {
+            storage: &image.file,
+            header,
+            extensions,
+            geometry: header.geometry(),
+        };
+        let options = CheckOptions {
+            bitmaps: self.bitmaps,
+        };
         let mut errors = io::BufWriter::new(io::stderr().lock());
-        let options = CheckOptions { bitmaps: self.bitmaps };
-        let report = check(image, &options, |finding: Finding| {
+        let report = check(&metadata, options, &mut |finding| {
             if finding.names_the_program() {
                 let _ = write!(errors, "{}: ", progname::short());
             }

@@ -8,7 +8,12 @@ use crate::output::{Json, Tree};
 
 /// As text.
 pub(super) fn human(out: &mut impl Write, report: &CheckReport) -> io::Result<()> {
-    let CheckReport { corruptions, leaks, check_errors, .. } = report;
+    let CheckReport {
+        corruptions,
+        leaks,
+        check_errors,
+        ..
+    } = report;
     if *corruptions == 0 && *leaks == 0 && *check_errors == 0 {
         writeln!(out, "No errors were found on the image.")?;
     }

@@ -83,10 +83,8 @@ impl Run for InfoArgs {
     fn run(mut self, _context: Context) -> Result<Exit, Failure> {
         let file = cmd::one_file(std::mem::take(&mut self.files))?;
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;
-        let spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
-        if self.force_share && spec.force_share.is_some() {
-            return Err("--force-share/-U conflicts with image options".into());
-        }
+        let mut spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
+        cmd::share(&mut spec, self.force_share)?;
         let chain = self.chain(spec)?;
         let mut out = output::stdout();
         match self.output {
@@ -119,11 +117,6 @@ impl Run for InfoArgs {
 impl InfoArgs {
     /// The image and, if they are to be shown, those behind it.
     fn chain(&self, first: ImageSpec) -> Result<Vec<Facts>, Failure> {
-        let what_for = if self.force_share {
-            Use::Shared
-        } else {
-            Use::Info
-        };
         let mut chain = Vec::new();
         let mut seen = HashSet::new();
         let mut next = Some(first);
@@ -135,7 +128,7 @@ impl InfoArgs {
                 )));
             }
             let fail = |message: String| cmd::open_failure(&spec.given, message);
-            let opened = image::open(&spec, what_for).map_err(fail)?;
+            let opened = image::open(&spec, Use::Info).map_err(fail)?;
             let facts = gather::facts(&spec, &opened).map_err(fail)?;
             drop(opened);
             if self.backing_chain && spec.backing == Backing::Header {
@@ -143,6 +136,9 @@ impl InfoArgs {
                 next = gather::next_in_chain(&facts).map_err(|message| {
                     cmd::open_failure(image::os_str(&full.unwrap_or_default()), message)
                 })?;
+                if let Some(next) = &mut next {
+                    next.force_share = spec.force_share;
+                }
             }
             chain.push(facts);
         }
