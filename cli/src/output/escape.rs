@@ -11,18 +11,21 @@ pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
+            // Runs of harmless characters are written as one.
+            let mut rest = chunk.valid();
+            while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_harmful(*c)) {
+                let (run, left) = rest.split_at_checked(at).unwrap_or((rest, ""));
+                f.write_str(run)?;
                 match c {
                     '\n' => f.write_str("\\n")?,
                     '\r' => f.write_str("\\r")?,
                     '\t' => f.write_str("\\t")?,
-                    c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
-                    c if c.is_control() || is_override(c) => {
-                        write!(f, "\\u{{{:x}}}", u32::from(c))?
-                    }
-                    c => fmt::Write::write_char(f, c)?,
+                    c if c.is_ascii() => write!(f, "\\x{:02x}", u32::from(c))?,
+                    c => write!(f, "\\u{{{:x}}}", u32::from(c))?,
                 }
+                rest = left.get(c.len_utf8()..).unwrap_or_default();
             }
+            f.write_str(rest)?;
             for byte in chunk.invalid() {
                 write!(f, "\\x{byte:02x}")?;
             }
@@ -31,13 +34,18 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Whether `c` does something other than stand there.
+fn is_harmful(c: char) -> bool {
+    c.is_control() || is_override(c)
+}
+
 fn is_override(c: char) -> bool {
     matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `text` with [`Escaped`] applied; borrows where nothing changes.
 pub(crate) fn escape_control(text: &str) -> Cow<'_, str> {
-    if text.chars().any(|c| c.is_control() || is_override(c)) {
+    if text.chars().any(is_harmful) {
         Cow::Owned(Escaped(text.as_bytes()).to_string())
     } else {
         Cow::Borrowed(text)

@@ -82,7 +82,17 @@ impl<W: Write> Json<W> {
     fn text(&mut self, text: &[u8]) -> io::Result<()> {
         self.out.write_all(b"\"")?;
         let mut rest = text;
-        while let Some((c, left)) = next_char(rest) {
+        // Most texts are plain, and an image may have 64 MiB of them.
+        loop {
+            let plain = rest.iter().take_while(|&&byte| is_plain(byte)).count();
+            let Some((run, left)) = rest.split_at_checked(plain) else {
+                break;
+            };
+            self.out.write_all(run)?;
+            rest = left;
+            let Some((c, left)) = next_char(rest) else {
+                break;
+            };
             self.character(c.unwrap_or(char::REPLACEMENT_CHARACTER))?;
             rest = left;
         }
@@ -105,12 +115,30 @@ impl<W: Write> Json<W> {
             c => {
                 let mut units = [0; 2];
                 for unit in c.encode_utf16(&mut units) {
-                    write!(self.out, "\\u{unit:04X}")?;
+                    self.out.write_all(&unicode_escape(*unit))?;
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// Bytes that stand for themselves.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
+
+/// `\uXXXX`
+fn unicode_escape(unit: u16) -> [u8; 6] {
+    let digit = |shift: u32| {
+        let digit = (unit >> shift & 0xf) as u8;
+        if digit < 10 {
+            b'0' + digit
+        } else {
+            b'A' + digit - 10
+        }
+    };
+    [b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]
 }
 
 /// The first character of `bytes` and what follows it; `None` in place of the character

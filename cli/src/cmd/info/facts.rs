@@ -1,6 +1,6 @@
 //! What `info` tells about an image, gathered before anything is printed.
 
-use qcow2::addr::HostOffset;
+use qcow2::{Image, addr::HostOffset};
 
 /// An image.
 #[derive(Debug)]
@@ -91,21 +91,8 @@ pub(crate) struct Qcow2Facts {
     pub(crate) data_file_raw: Option<bool>,
     /// How it is encrypted.
     pub(crate) encryption: Option<Encryption>,
-    /// Its bitmaps.
-    pub(crate) bitmaps: Vec<Bitmap>,
-}
-
-/// A bitmap in the directory.
-#[derive(Debug)]
-pub(crate) struct Bitmap {
-    /// Its name.
-    pub(crate) name: Vec<u8>,
-    /// Bytes of the disk for each bit.
-    pub(crate) granularity: u64,
-    /// Whether it was not stored back by whoever used it last.
-    pub(crate) in_use: bool,
-    /// Whether it records writes.
-    pub(crate) auto: bool,
+    /// The image: its bitmaps are read as they are printed.
+    pub(crate) image: Box<Image>,
 }
 
 /// How an image is encrypted.

@@ -3,23 +3,18 @@
 use qcow2::{
     Image,
     addr::HostOffset,
-    bitmap::BitmapState,
     format::{
-        Autoclear, BitmapFlags, Compatible, CryptMethod, ExtensionType, Incompatible, LuksHeader,
-        luks,
+        Autoclear, Compatible, CryptMethod, ExtensionType, Incompatible, LuksHeader, luks,
         snapshot::{FIXED_LEN, MAX_TABLE_BYTES, QEMU_MAX_EXTRA_DATA, entry_len},
     },
 };
 
-use super::facts::{
-    BackingName, Bitmap, Encryption, Facts, FileFacts, Luks, Qcow2Facts, Slot, Snapshot,
-};
+use super::facts::{BackingName, Encryption, Facts, FileFacts, Luks, Qcow2Facts, Slot, Snapshot};
 use crate::{
     cmd::beside,
     error::os_text,
     image::{Content, Opened, os_str, until_zero, words},
     opts::ImageSpec,
-    output::{Escaped, escape_control},
     progname,
 };
 
@@ -34,7 +29,7 @@ const FORMAT_BYTES: usize = 16;
 ///
 /// # Errors
 /// What qemu-img prints after `Could not open 'name': `.
-pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> {
+pub(super) fn facts(spec: &ImageSpec, opened: Opened) -> Result<Facts, String> {
     use std::os::unix::ffi::OsStrExt;
     let filename = spec.file.path.as_bytes().to_vec();
     let file = match opened.content {
@@ -59,7 +54,7 @@ pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> 
         qcow2: None,
         file,
     };
-    if let Content::Qcow2(image) = &opened.content {
+    if let Content::Qcow2(image) = opened.content {
         let format_bytes = image
             .header_area()
             .extensions()
@@ -74,8 +69,8 @@ pub(super) fn facts(spec: &ImageSpec, opened: &Opened) -> Result<Facts, String> 
         facts.encrypted = header.crypt_method != CryptMethod::None;
         facts.cluster_size = Some(image.geometry().cluster_size());
         facts.dirty = header.incompatible_features.contains(Incompatible::DIRTY);
-        facts.backing = backing(spec, image);
-        facts.snapshots = snapshots(spec, image)?;
+        facts.backing = backing(spec, &image);
+        facts.snapshots = snapshots(spec, &image)?;
         facts.qcow2 = Some(qcow2_facts(spec, image)?);
     }
     Ok(facts)
@@ -155,16 +150,16 @@ fn read(image: &Image, at: u64, out: &mut [u8]) -> Result<(), String> {
     read.map_err(|e| format!("Failed to read metadata at {at:#x}: {}", os_text(&e)))
 }
 
-fn qcow2_facts(spec: &ImageSpec, image: &Image) -> Result<Qcow2Facts, String> {
+fn qcow2_facts(spec: &ImageSpec, image: Box<Image>) -> Result<Qcow2Facts, String> {
     let header = image.header();
     let area = image.header_area();
     let incompatible = |feature| header.incompatible_features.contains(feature);
     let encryption = match header.crypt_method {
         CryptMethod::None => None,
         CryptMethod::Aes => Some(Encryption::Aes),
-        CryptMethod::Luks => Some(Encryption::Luks(luks_facts(spec, image)?)),
+        CryptMethod::Luks => Some(Encryption::Luks(luks_facts(spec, &image)?)),
     };
-    Ok(Qcow2Facts {
+    let facts = Qcow2Facts {
         version: header.version,
         compression_type: header.compression_type.name(),
         lazy_refcounts: header
@@ -180,44 +175,9 @@ fn qcow2_facts(spec: &ImageSpec, image: &Image) -> Result<Qcow2Facts, String> {
         data_file_raw: incompatible(Incompatible::DATA_FILE)
             .then(|| header.autoclear_features.contains(Autoclear::DATA_FILE_RAW)),
         encryption,
-        bitmaps: bitmaps(spec, image),
-    })
-}
-
-/// The bitmaps that can be told of. What is wrong with the others, or with all, is said on
-/// standard error: one bad bitmap doesn't make an image unreadable.
-fn bitmaps(spec: &ImageSpec, image: &Image) -> Vec<Bitmap> {
-    let path = spec.file.path.as_ref();
-    let directory = match image.bitmaps() {
-        Ok(directory) => directory,
-        Err(e) => {
-            progname::warning(words(&e, path));
-            return Vec::new();
-        }
+        image,
     };
-    if directory.is_voided() {
-        progname::voided_bitmaps(image.header().version);
-        return Vec::new();
-    }
-    let mut bitmaps = Vec::new();
-    if let Some(fault) = directory.fault() {
-        progname::warning(words(fault, path));
-    }
-    for bitmap in directory.iter(image) {
-        let name = until_zero(bitmap.name());
-        if let BitmapState::Corrupt(problem) = bitmap.state() {
-            let (name, problem) = (Escaped(name), escape_control(&problem));
-            progname::warning(format_args!("Bitmap '{name}' can't be used: {problem}"));
-        }
-        let flags = bitmap.entry().flags;
-        bitmaps.push(Bitmap {
-            name: name.to_vec(),
-            granularity: bitmap.granularity().unwrap_or(0),
-            in_use: flags.contains(BitmapFlags::IN_USE),
-            auto: flags.contains(BitmapFlags::AUTO),
-        });
-    }
-    bitmaps
+    Ok(facts)
 }
 
 fn luks_facts(spec: &ImageSpec, image: &Image) -> Result<Luks, String> {

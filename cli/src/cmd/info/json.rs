@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::directory::Bitmaps;
 use super::facts::{Encryption, Facts, FileFacts, Qcow2Facts, Snapshot};
 use crate::output::Tree;
 
@@ -116,28 +117,14 @@ pub(super) fn specific(out: &mut impl Tree, facts: &Qcow2Facts) -> io::Result<()
         if let Some(encryption) = &facts.encryption {
             encrypt(out, encryption)?;
         }
+        // Says so if there are bitmaps, which version 2 can't keep valid.
+        drop(Bitmaps::of(&facts.image));
         return Ok(());
     }
     out.string("compat", b"1.1")?;
     out.string("compression-type", facts.compression_type.as_bytes())?;
     out.flag("lazy-refcounts", facts.lazy_refcounts)?;
-    if !facts.bitmaps.is_empty() {
-        out.list("bitmaps")?;
-        for bitmap in &facts.bitmaps {
-            out.object("")?;
-            out.list("flags")?;
-            for (set, name) in [(bitmap.in_use, "in-use"), (bitmap.auto, "auto")] {
-                if set {
-                    out.string("", name.as_bytes())?;
-                }
-            }
-            out.end()?;
-            out.string("name", &bitmap.name)?;
-            out.number("granularity", bitmap.granularity.into())?;
-            out.end()?;
-        }
-        out.end()?;
-    }
+    bitmaps(out, facts)?;
     out.number("refcount-bits", facts.refcount_bits.into())?;
     if let Some(name) = &facts.data_file {
         out.string("data-file", name)?;
@@ -150,6 +137,28 @@ pub(super) fn specific(out: &mut impl Tree, facts: &Qcow2Facts) -> io::Result<()
     }
     out.flag("corrupt", facts.corrupt)?;
     out.flag("extended-l2", facts.extended_l2)
+}
+
+fn bitmaps(out: &mut impl Tree, facts: &Qcow2Facts) -> io::Result<()> {
+    let mut bitmaps = Bitmaps::of(&facts.image).peekable();
+    if bitmaps.peek().is_none() {
+        return Ok(());
+    }
+    out.list("bitmaps")?;
+    for bitmap in bitmaps {
+        out.object("")?;
+        out.list("flags")?;
+        for (set, name) in [(bitmap.in_use, "in-use"), (bitmap.auto, "auto")] {
+            if set {
+                out.string("", name.as_bytes())?;
+            }
+        }
+        out.end()?;
+        out.string("name", &bitmap.name)?;
+        out.number("granularity", bitmap.granularity.into())?;
+        out.end()?;
+    }
+    out.end()
 }
 
 fn encrypt(out: &mut impl Tree, encryption: &Encryption) -> io::Result<()> {

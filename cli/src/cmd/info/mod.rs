@@ -1,5 +1,6 @@
 //! `info`: what an image is, without reading more of it than its metadata.
 
+mod directory;
 mod facts;
 mod gather;
 mod human;
@@ -129,8 +130,7 @@ impl InfoArgs {
             }
             let fail = |message: String| cmd::open_failure(&spec.given, message);
             let opened = image::open(&spec, Use::Info).map_err(fail)?;
-            let facts = gather::facts(&spec, &opened).map_err(fail)?;
-            drop(opened);
+            let facts = gather::facts(&spec, opened).map_err(fail)?;
             if self.backing_chain && spec.backing == Backing::Header {
                 let full = facts.backing.as_ref().map(|backing| backing.full.clone());
                 next = gather::next_in_chain(&facts).map_err(|message| {
