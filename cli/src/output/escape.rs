@@ -20,18 +20,29 @@ impl fmt::Display for Escaped<'_> {
                     '\n' => f.write_str("\\n")?,
                     '\r' => f.write_str("\\r")?,
                     '\t' => f.write_str("\\t")?,
-                    c if c.is_ascii() => write!(f, "\\x{:02x}", u32::from(c))?,
+                    c if c.is_ascii() => write_byte(f, c as u8)?,
                     c => write!(f, "\\u{{{:x}}}", u32::from(c))?,
                 }
                 rest = left.get(c.len_utf8()..).unwrap_or_default();
             }
             f.write_str(rest)?;
             for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
+                write_byte(f, *byte)?;
             }
         }
         Ok(())
     }
+}
+
+/// `\x1b`. Written by hand: a table of snapshots may have 16 million of them.
+fn write_byte(f: &mut fmt::Formatter<'_>, byte: u8) -> fmt::Result {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
+    let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or('0');
+    f.write_str("\\x")?;
+    fmt::Write::write_char(f, digit(byte >> 4))?;
+    fmt::Write::write_char(f, digit(byte & 0xf))
 }
 
 /// Whether `c` does something other than stand there.

@@ -119,7 +119,7 @@ impl<'a> Bitmaps<'a> {
     /// The next entry, and how many bytes it takes; `None` if there is no whole one.
     fn entry(&mut self) -> Option<(Bitmap, u64)> {
         let at = self.at;
-        let fixed: [u8; FIXED_BYTES as usize] = self.bytes(at, FIXED_BYTES)?.try_into().ok()?;
+        let fixed: [u8; 24] = self.bytes(at, FIXED_BYTES)?.try_into().ok()?;
         let name_bytes = u64::from(u16::from_be_bytes([fixed[18], fixed[19]]));
         let extra_bytes = u64::from(u32::from_be_bytes([
             fixed[20], fixed[21], fixed[22], fixed[23],

@@ -6,7 +6,7 @@ mod gather;
 mod human;
 mod json;
 
-use std::{collections::HashSet, ffi::OsString, io::Write};
+use std::{collections::HashSet, ffi::OsString, io::Write, iter};
 
 use clap::{Args, ValueHint};
 
@@ -86,29 +86,14 @@ impl Run for InfoArgs {
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;
         let mut spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
         cmd::share(&mut spec, self.force_share)?;
-        let chain = self.chain(spec)?;
         let mut out = output::stdout();
-        match self.output {
-            Form::Human => {
-                for (at, facts) in chain.iter().enumerate() {
-                    if at > 0 {
-                        writeln!(out)?;
-                    }
-                    human::image(&mut out, facts)?;
-                }
-            }
-            Form::Json => {
-                let mut json = Json::new(&mut out);
-                if self.backing_chain {
-                    json.list("")?;
-                }
-                for facts in &chain {
-                    json::image(&mut json, facts)?;
-                }
-                if self.backing_chain {
-                    json.end()?;
-                }
-            }
+        if !self.backing_chain {
+            self.print(&mut out, iter::once(Ok(facts(&spec)?)))?;
+        } else {
+            // Nothing is printed unless the whole chain can be read; but it isn't kept, for
+            // an image may have tens of megabytes to tell.
+            let chain = chain(spec)?;
+            self.print(&mut out, chain.iter().map(facts))?;
         }
         out.flush()?;
         Ok(Exit::Success)
@@ -116,32 +101,71 @@ impl Run for InfoArgs {
 }
 
 impl InfoArgs {
-    /// The image and, if they are to be shown, those behind it.
-    fn chain(&self, first: ImageSpec) -> Result<Vec<Facts>, Failure> {
-        let mut chain = Vec::new();
-        let mut seen = HashSet::new();
-        let mut next = Some(first);
-        while let Some(spec) = next.take() {
-            if !seen.insert(spec.file.path.clone()) || seen.len() > MAX_CHAIN {
-                let name = spec.file.path.to_string_lossy();
-                return Err(Failure::Message(format!(
-                    "Backing file '{name}' creates an infinite loop."
-                )));
-            }
-            let fail = |message: String| cmd::open_failure(&spec.given, message);
-            let opened = image::open(&spec, Use::Info).map_err(fail)?;
-            let facts = gather::facts(&spec, opened).map_err(fail)?;
-            if self.backing_chain && spec.backing == Backing::Header {
-                let full = facts.backing.as_ref().map(|backing| backing.full.clone());
-                next = gather::next_in_chain(&facts).map_err(|message| {
-                    cmd::open_failure(image::os_str(&full.unwrap_or_default()), message)
-                })?;
-                if let Some(next) = &mut next {
-                    next.force_share = spec.force_share;
+    fn print(
+        &self,
+        out: &mut impl Write,
+        images: impl Iterator<Item = Result<Facts, Failure>>,
+    ) -> Result<(), Failure> {
+        match self.output {
+            Form::Human => {
+                for (at, facts) in images.enumerate() {
+                    let facts = facts?;
+                    if at > 0 {
+                        writeln!(out)?;
+                    }
+                    human::image(out, &facts)?;
                 }
             }
-            chain.push(facts);
+            Form::Json => {
+                let mut json = Json::new(out);
+                if self.backing_chain {
+                    json.list("")?;
+                }
+                for facts in images {
+                    json::image(&mut json, &facts?)?;
+                }
+                if self.backing_chain {
+                    json.end()?;
+                }
+            }
         }
-        Ok(chain)
+        Ok(())
     }
+}
+
+/// Everything about one image.
+fn facts(spec: &ImageSpec) -> Result<Facts, Failure> {
+    let fail = |message: String| cmd::open_failure(&spec.given, message);
+    let opened = image::open(spec, Use::Info).map_err(fail)?;
+    gather::facts(spec, opened).map_err(fail)
+}
+
+/// The image and those behind it, each looked at once.
+fn chain(first: ImageSpec) -> Result<Vec<ImageSpec>, Failure> {
+    let mut chain = Vec::new();
+    let mut seen = HashSet::new();
+    let mut next = Some(first);
+    while let Some(spec) = next.take() {
+        if !seen.insert(spec.file.path.clone()) {
+            let name = spec.file.path.to_string_lossy();
+            let text = format!("Backing file '{name}' creates an infinite loop.");
+            return Err(Failure::Message(text));
+        }
+        if chain.len() == MAX_CHAIN {
+            let text = format!("The backing chain is longer than {MAX_CHAIN} images");
+            return Err(Failure::Message(text));
+        }
+        let facts = facts(&spec)?;
+        if spec.backing == Backing::Header {
+            let full = facts.backing.as_ref().map(|backing| backing.full.clone());
+            next = gather::next_in_chain(&facts).map_err(|message| {
+                cmd::open_failure(image::os_str(&full.unwrap_or_default()), message)
+            })?;
+            if let Some(next) = &mut next {
+                next.force_share = spec.force_share;
+            }
+        }
+        chain.push(spec);
+    }
+    Ok(chain)
 }
