@@ -11,6 +11,7 @@
 
 mod damaged;
 mod differential;
+mod forms;
 mod kill;
 mod layouts;
 mod locks;

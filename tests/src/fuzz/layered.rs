@@ -134,7 +134,7 @@ pub(super) fn seeds() -> Vec<Input> {
         (name.to_owned(), bitmap.to_layered())
     };
     let mib = 1 << 20;
-    vec![
+    let mut seeds = vec![
         bitmap("no-disk", 0, 0, &[]),
         bitmap("clean", 64 * mib, 16, &[]),
         bitmap("full", 64 * mib, 16, &[(0, 64 * mib)]),
@@ -165,5 +165,16 @@ pub(super) fn seeds() -> Vec<Input> {
         ),
         bitmap("bytes", 1000, 0, &[(1, 2), (100, 900)]),
         bitmap("8-EiB", 1 << 63, 9, &[(1 << 62, (1 << 62) + 1), (5, 6)]),
-    ]
+    ];
+    // And damaged ones: a wrong byte in every part, bytes too many.
+    let (_, good) = seeds[6].clone();
+    for at in [0, 8, 10, 12, 16, 24, 32, 36, 44, 52, 60, good.len() - 5] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        seeds.push((format!("byte-{at}-wrong"), bad));
+    }
+    let mut long = good;
+    long.push(0);
+    seeds.push(("too-long".to_owned(), long));
+    seeds
 }
