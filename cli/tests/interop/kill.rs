@@ -14,7 +14,7 @@ use qimg_tests::{
     Qsd, Run, Scratch,
     qemu_img::{create, qemu_img},
     qimg,
-    require::{have_qemu, optional},
+    require::{have_qemu, optional, skipped},
     testdata::BitmapTruth,
 };
 
@@ -34,9 +34,12 @@ const CALLS: [&str; 6] = [
 const ENOUGH: usize = 200;
 
 fn can_trace() -> bool {
-    let can = optional("strace").is_some() && Run::new("strace", ["-qq", "true"]).code == 0;
+    if optional("strace").is_none() {
+        return false;
+    }
+    let can = Run::new("strace", ["-qq", "true"]).code == 0;
     if !can {
-        eprintln!("SKIPPED: strace cannot trace here");
+        skipped("strace cannot trace here");
     }
     can
 }
