@@ -51,7 +51,8 @@
 //! Nothing here panics, and memory is taken for what an input holds, never for a number in it. There is no `unsafe` code,
 //! and no I/O but through the `Read` and `Write` that are passed in. Without the feature
 //! `std` (on by default) only `alloc` is needed; what takes `Read` and `Write` is missing
-//! then, and CRC-32C is computed without the processor's instruction.
+//! then, CRC-32C is computed without the processor's instruction, and large bitmaps don't
+//! lie in huge pages.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
