@@ -9,9 +9,11 @@
     clippy::indexing_slicing
 )]
 
+mod bitmap;
 mod check;
 mod create;
 mod images;
 mod info;
+mod locks;
 mod pair;
 mod words;

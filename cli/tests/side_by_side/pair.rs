@@ -168,7 +168,7 @@ fn run(program: &Path, dir: &Path, words: &[impl AsRef<OsStr>]) -> Outcome {
     }
 }
 
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|dir| dir.join(name))

@@ -27,7 +27,9 @@ pub(super) fn complete(values: &mut Values, name: &OsStr, unsafe_: bool) -> Resu
     if !unsafe_ {
         let path = beside(name, backing.as_bytes());
         let unusable = |text: String| format!("{text}\nCould not open backing image.");
-        let spec = ImageSpec::from_name(&path, format.as_deref()).map_err(unusable)?;
+        let mut spec = ImageSpec::from_name(&path, format.as_deref()).map_err(unusable)?;
+        // Only its size is asked for: as for qemu-img, a writer is no obstacle.
+        spec.force_share.get_or_insert(true);
         let image = image::open(&spec, image::Use::Read).map_err(unusable)?;
         if format.is_none() {
             let detected = image.format();
