@@ -2,7 +2,7 @@
 //! stored refcounts.
 
 use super::{
-    counts::Counts,
+    counts::{Block, Counts},
     report::{CheckFailed, CheckReport, Finding},
     stored::{NoRefcount, Stored},
     walk::{
@@ -40,11 +40,12 @@ pub fn check(
 ) -> Result<CheckReport, CheckFailed> {
     let geometry = metadata.geometry;
     let file_end = metadata.file_end()?;
+    let in_file = geometry.clusters_for(file_end);
     let mut checker = Checker {
         metadata,
         stored: Stored::read(metadata)?,
-        counts: Counts::new(geometry, geometry.clusters_for(file_end)),
-        file_end,
+        counts: Counts::new(geometry, in_file),
+        in_file,
         limit: file_end
             .checked_next_multiple_of(512)
             .and_then(|end| end.checked_add(geometry.cluster_size()))
@@ -83,7 +84,8 @@ struct Checker<'a> {
     metadata: &'a Metadata<'a>,
     stored: Stored,
     counts: Counts,
-    file_end: u64,
+    /// Clusters of the file.
+    in_file: u64,
     /// Where a reference must end before: less than a cluster beyond the file, whose
     /// end QEMU rounds up to a sector.
     limit: u64,
@@ -91,7 +93,7 @@ struct Checker<'a> {
     /// Something is wrong in the table at hand.
     trouble: bool,
     any_trouble: bool,
-    /// A copied flag is wrong somewhere.
+    /// A copied flag is wrong somewhere, or can't be judged.
     bad_copied: bool,
     overflowed: bool,
     /// L2 tables with something wrong, as they stand in the file.
@@ -150,21 +152,21 @@ impl Visitor for Checker<'_> {
 
     #[inline]
     fn copied(&mut self, flag: CopiedFlag) {
-        if self.pass != Pass::Count {
+        if self.pass == Pass::Describe {
             return;
         }
-        let right = if flag.in_data_file {
-            flag.copied
+        let cluster = self.metadata.geometry.host_cluster(flag.offset).get();
+        if flag.in_data_file {
+            self.bad_copied |= !flag.copied;
+        } else if cluster < self.in_file {
+            self.counts.mark(cluster, flag.copied);
         } else {
-            let cluster = self.metadata.geometry.host_cluster(flag.offset).get();
             // Where it can't be told there is a line to be said about that.
-            self.stored
+            let right = self
+                .stored
                 .get(cluster)
-                .is_ok_and(|stored| (stored == 1) == flag.copied)
-        };
-        if !right {
-            self.trouble = true;
-            self.bad_copied = true;
+                .map(|stored| (stored == 1) == flag.copied);
+            self.bad_copied |= right != Ok(true);
         }
     }
 
@@ -218,10 +220,7 @@ impl Checker<'_> {
         let metadata = self.metadata;
         if self.overflowed {
             self.pass = Pass::CountAndDescribe;
-            self.counts = Counts::new(
-                metadata.geometry,
-                metadata.geometry.clusters_for(self.file_end),
-            );
+            self.counts = Counts::new(metadata.geometry, self.in_file);
             return walk_structures(metadata, self, Order::OfGuest(ReadTables::All));
         }
         self.pass = Pass::Describe;
@@ -260,6 +259,7 @@ impl Checker<'_> {
     fn compare(&mut self) -> Result<(), CheckFailed> {
         let geometry = self.metadata.geometry;
         let entries = geometry.refcount_block_entries();
+        let order = geometry.refcount_order();
         let clusters = self.counts.clusters();
         let in_file = clusters.div_ceil(entries);
         let dense = self
@@ -273,19 +273,29 @@ impl Checker<'_> {
             .filter(|b| *b < in_file)
             .collect();
         let mut highest = 0;
+        let mut room = Vec::new();
         for block in (0..dense).chain(sparse) {
             let first = block * entries;
             let count = entries.min(clusters - first);
-            match self.stored.block(block) {
-                Err(why) => self.no_refcounts(first..first + count, why)?,
-                Ok(stored) => {
-                    let counted = self.counts.block(block);
-                    let same = stored == counted && count == entries;
-                    if !same && (stored.is_some() || counted.is_some()) {
-                        self.compare_block(first, count)?;
-                    }
-                    highest = self.highest_in(block, count).map_or(highest, |i| first + i);
+            let counted = self.counts.block(block);
+            let stored = match self.stored.block(block) {
+                Ok(stored) => stored,
+                Err(why) => {
+                    self.bad_copied |= counted.is_some_and(Block::has_flags);
+                    self.no_refcounts(first..first + count, why)?;
+                    continue;
                 }
+            };
+            let packed = counted.map(|counted| counted.packed(&mut room));
+            let equal = stored == packed;
+            let last = [stored, packed].map(|bytes| last_nonzero(bytes?, order, count));
+            if let Some(last) = last.into_iter().max().flatten() {
+                highest = first + last;
+            }
+            self.bad_copied |=
+                counted.is_some_and(|counted| !counted.copied_flags_fit(stored, equal));
+            if !equal {
+                self.compare_block(first, count)?;
             }
         }
         let end = (highest + 1).saturating_mul(geometry.cluster_size());
@@ -334,24 +344,6 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// The last of the first `count` clusters of a block that is referred to or has a refcount.
-    fn highest_in(&self, block: u64, count: u64) -> Option<u64> {
-        let order = self.metadata.geometry.refcount_order();
-        let packed = [
-            self.stored.block(block).ok().flatten(),
-            self.counts.block(block),
-        ];
-        let nonzero = |bytes: &[u8], index: u64| {
-            let index = usize::try_from(index).unwrap_or(usize::MAX);
-            refcount::get(bytes, order, index).is_some_and(|value| value != 0)
-        };
-        packed
-            .into_iter()
-            .flatten()
-            .filter_map(|bytes| (0..count).rev().find(|index| nonzero(bytes, *index)))
-            .max()
-    }
-
     /// Goes through the active tables once more for the sake of the copied flags.
     fn check_copied(&mut self) -> Result<(), CheckFailed> {
         let metadata = self.metadata;
@@ -360,8 +352,6 @@ impl Checker<'_> {
         let mut table = vec![0; table_len];
         let entries = u64::from(metadata.header.l1_size);
         let offset = metadata.header.l1_table_offset;
-        let mut bad_tables = std::mem::take(&mut self.bad_tables);
-        bad_tables.sort_unstable();
         let mut budget = Budget::new();
         metadata.for_each_entry("the active L1 table", offset, entries, |index, entry| {
             let l1 = L1Entry(entry);
@@ -382,11 +372,9 @@ impl Checker<'_> {
                     stored,
                 });
             }
-            if ReadTables::At(&bad_tables).contains(offset) {
-                budget.spend(geometry.l2_entries())?;
-                metadata.read("an L2 table", offset.get(), &mut table)?;
-                self.check_l2_copied(&table);
-            }
+            budget.spend(geometry.l2_entries())?;
+            metadata.read("an L2 table", offset.get(), &mut table)?;
+            self.check_l2_copied(&table);
             self.give_up_when_hopeless()
         })
     }
@@ -444,6 +432,14 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+/// The last of the first `count` numbers of a refcount block that isn't 0.
+fn last_nonzero(packed: &[u8], order: u32, count: u64) -> Option<u64> {
+    (0..count).rev().find(|index| {
+        let index = usize::try_from(*index).unwrap_or(usize::MAX);
+        refcount::get(packed, order, index).is_some_and(|value| value != 0)
+    })
 }
 
 /// Whether the storage itself failed.

@@ -244,8 +244,9 @@ impl Finding {
 }
 
 /// Bytes out of an image, for a line of text: UTF-8 is kept, control characters
-/// and what isn't UTF-8 are escaped.
+/// and what isn't UTF-8 are escaped. As in QEMU, whose strings are C's, a zero ends them.
 fn shown(bytes: &[u8]) -> String {
+    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
