@@ -3,318 +3,18 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     reason = "a panic in a test's helper is its message"
 )]
 
 mod support;
 
-use std::collections::BTreeSet;
-
-use qcow2::{
-    addr::HostOffset,
-    check::{
-        CheckFailed, CheckOptions, CheckReport, Finding, Metadata, Referrer, Severity, Verdict,
-        Visitor, check, walk,
-    },
-    format::HeaderArea,
-    io::{Access, FileStorage, LockMode},
+use qcow2::check::{CheckFailed, CheckOptions, Severity, Verdict, check};
+use support::{
+    Qemu,
+    check::{BASES, Changes, agree, damaged, make, opened, ours, u64_at},
 };
-use serde_json::Value;
-use support::Qemu;
-
-/// What a check prints and returns.
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    lines: Vec<String>,
-    code: i32,
-    /// The numbers of the JSON form; empty where there is no report.
-    numbers: Vec<(&'static str, u64)>,
-}
-
-/// Numbers in JSON that are left out when they are 0, and those that aren't.
-const OPTIONAL: [&str; 6] = [
-    "corruptions",
-    "leaks",
-    "allocated-clusters",
-    "fragmented-clusters",
-    "compressed-clusters",
-    "total-clusters",
-];
-const ALWAYS: [&str; 2] = ["check-errors", "image-end-offset"];
-
-fn numbers(report: &CheckReport) -> Vec<(&'static str, u64)> {
-    let values = [
-        report.corruptions,
-        report.leaks,
-        report.allocated_clusters,
-        report.fragmented_clusters,
-        report.compressed_clusters,
-        report.total_clusters,
-        report.check_errors,
-        report.image_end_offset.get(),
-    ];
-    OPTIONAL.into_iter().chain(ALWAYS).zip(values).collect()
-}
-
-/// Runs `with` over the image's metadata; `None` if it can't be opened.
-fn opened<T>(qemu: &Qemu, image: &str, with: impl FnOnce(&Metadata<'_>) -> T) -> Option<T> {
-    let storage = FileStorage::open(qemu.path(image), Access::ReadOnly, LockMode::None).unwrap();
-    let area = HeaderArea::read_for_check(&storage).ok()?;
-    let metadata = Metadata {
-        storage: &storage,
-        header: area.header(),
-        extensions: area.extensions(),
-        geometry: area.header().geometry(),
-    };
-    Some(with(&metadata))
-}
-
-fn ours(qemu: &Qemu, image: &str) -> Option<Outcome> {
-    opened(qemu, image, |metadata| {
-        let mut lines = Vec::new();
-        let mut findings = CheckReport::default();
-        let result = check(metadata, CheckOptions::default(), &mut |finding| {
-            let name = if finding.names_the_program() {
-                "qemu-img: "
-            } else {
-                ""
-            };
-            lines.extend(format!("{name}{finding}").lines().map(str::to_owned));
-            match finding.severity() {
-                Severity::Corruption => findings.corruptions += 1,
-                Severity::Leak => findings.leaks += 1,
-                Severity::CheckError => findings.check_errors += 1,
-                Severity::Note => {}
-            }
-        });
-        match result {
-            Ok(report) => {
-                let told = (findings.corruptions, findings.leaks, findings.check_errors);
-                assert_eq!(
-                    told,
-                    (report.corruptions, report.leaks, report.check_errors)
-                );
-                let code = match report.verdict() {
-                    Verdict::Clean => 0,
-                    Verdict::Failed => 1,
-                    Verdict::Corrupt => 2,
-                    Verdict::Leaks => 3,
-                };
-                if code == 1 {
-                    lines.push("qemu-img: Check failed".into());
-                }
-                Outcome {
-                    lines,
-                    code,
-                    numbers: numbers(&report),
-                }
-            }
-            Err(failed) => {
-                lines.push(format!("qemu-img: {failed}"));
-                Outcome {
-                    lines,
-                    code: 1,
-                    numbers: Vec::new(),
-                }
-            }
-        }
-    })
-}
-
-/// What qemu-img says; `None` if it doesn't open the image.
-fn theirs(qemu: &Qemu, image: &str) -> Option<Outcome> {
-    let output = qemu.run(&format!("check -f qcow2 --output=json {image}"));
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if stderr.contains("Could not open") {
-        return None;
-    }
-    let report: Option<Value> = serde_json::from_slice(&output.stdout).ok();
-    let numbers = report.map_or_else(Vec::new, |report| {
-        let number = |key: &'static str| (key, report[key].as_u64().unwrap_or(0));
-        assert!(ALWAYS.iter().all(|key| report[*key].is_u64()), "{report}");
-        OPTIONAL.into_iter().chain(ALWAYS).map(number).collect()
-    });
-    let lines = stderr
-        .lines()
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect();
-    Some(Outcome {
-        lines,
-        code: output.status.code().unwrap(),
-        numbers,
-    })
-}
-
-/// Both must say the same of `image`; returns what they say.
-fn agree(qemu: &Qemu, image: &str, what: &str) -> Option<Outcome> {
-    let (ours, theirs) = (ours(qemu, image), theirs(qemu, image));
-    let Some(theirs) = theirs else { return ours };
-    let ours = ours.unwrap_or_else(|| panic!("{what}: only qemu-img opens it: {theirs:?}"));
-    if ours != theirs {
-        let differ = ours
-            .lines
-            .iter()
-            .zip(&theirs.lines)
-            .position(|(a, b)| a != b);
-        let from = differ
-            .unwrap_or(ours.lines.len().min(theirs.lines.len()))
-            .saturating_sub(2);
-        let part = |o: &Outcome| {
-            o.lines
-                .iter()
-                .skip(from)
-                .take(8)
-                .cloned()
-                .collect::<Vec<_>>()
-        };
-        panic!(
-            "{what}: from line {from} on\nours   {:#?}\ntheirs {:#?}\nours   {} {:?}\ntheirs {} {:?}",
-            part(&ours),
-            part(&theirs),
-            ours.code,
-            ours.numbers,
-            theirs.code,
-            theirs.numbers
-        );
-    }
-    Some(ours)
-}
-
-/// Images with everything that can be in one, small.
-const BASES: [&str; 12] = [
-    "plain",
-    "long",
-    "extended",
-    "data-file",
-    "v2",
-    "one-bit",
-    "wide",
-    "tiny",
-    "snapshots",
-    "bitmaps",
-    "compressed",
-    "mixed",
-];
-
-fn make(qemu: &Qemu, base: &str) {
-    let create = |options: &str, size: &str| {
-        qemu.img(&format!("create -q -f qcow2 -o {options} {base} {size}"));
-    };
-    let text: Vec<u8> = (0..1_u32 << 20)
-        .map(|i| ((i * 7 + i / 300) % 40) as u8)
-        .collect();
-    std::fs::write(qemu.path("text"), text).unwrap();
-    match base {
-        "plain" | "long" => {
-            create("lazy_refcounts=on", "10M");
-            qemu.io(base, &["write 0 256k", "write 1M 128k", "write -z 2M 64k"]);
-            if base == "long" {
-                let file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .open(qemu.path(base));
-                file.unwrap().set_len(20 << 16).unwrap();
-            }
-        }
-        "extended" => {
-            create("extended_l2=on", "600M");
-            qemu.io(
-                base,
-                &[
-                    "write 0 200k",
-                    "write 1M 4k",
-                    "write -z 500M 128k",
-                    "write 400M 9k",
-                ],
-            );
-        }
-        "data-file" => {
-            create("data_file=data.raw", "10M");
-            qemu.io(base, &["write 0 200k", "write 1M 4k", "write -z 2M 64k"]);
-        }
-        "v2" => {
-            create("compat=0.10", "10M");
-            qemu.io(base, &["write 0 200k"]);
-            qemu.img(&format!("snapshot -c one {base}"));
-            qemu.io(base, &["write 64k 64k"]);
-        }
-        "one-bit" => {
-            create("refcount_bits=1,cluster_size=4k", "10M");
-            qemu.io(base, &["write 0 200k", "write 3M 64k"]);
-        }
-        "wide" => {
-            create("refcount_bits=64,cluster_size=4k", "8M");
-            qemu.io(base, &["write 0 3M"]);
-        }
-        "tiny" => {
-            create("refcount_bits=4,cluster_size=512", "1M");
-            qemu.io(base, &["write 0 16k", "write 100k 3k", "write 700k 40k"]);
-            qemu.img(&format!("snapshot -c one {base}"));
-            qemu.io(base, &["write 4k 8k"]);
-        }
-        "snapshots" => {
-            create("cluster_size=64k", "1G");
-            qemu.io(base, &["write 0 256k", "write 800M 64k"]);
-            qemu.img(&format!("snapshot -c one {base}"));
-            qemu.io(base, &["write 64k 64k"]);
-            qemu.img(&format!("snapshot -c two {base}"));
-            qemu.io(base, &["write 128k 64k"]);
-        }
-        "bitmaps" => {
-            create("cluster_size=64k", "10G");
-            for bitmap in ["b0", "b1 -g 4096", "b2 --disable"] {
-                qemu.img(&format!("bitmap --add {base} {bitmap}"));
-            }
-            qemu.io(base, &["write 0 256k", "write 5G 64k"]);
-        }
-        "compressed" => {
-            let line = "convert -q -f raw -c -O qcow2 -o cluster_size=4k,extended_l2=off";
-            qemu.img(&format!("{line} text {base}"));
-        }
-        _ => {
-            let line = "convert -q -f raw -c -O qcow2 -o cluster_size=16k,extended_l2=on";
-            qemu.img(&format!("{line} text {base}"));
-            qemu.io(base, &["write 32k 64k"]);
-            qemu.img(&format!("snapshot -c one {base}"));
-            qemu.img(&format!("bitmap --add -g 512 {base} b0"));
-            qemu.io(base, &["write 16k 3k"]);
-        }
-    }
-}
-
-/// Where an image's metadata is.
-#[derive(Default)]
-struct Places(BTreeSet<(u64, u64)>);
-
-impl Visitor for Places {
-    fn reference(&mut self, by: Referrer, offset: HostOffset, bytes: u64, _: u64) {
-        if !matches!(
-            by,
-            Referrer::Data { .. } | Referrer::Compressed { .. } | Referrer::BitmapData(_)
-        ) {
-            self.0.insert((offset.get(), bytes));
-        }
-    }
-
-    fn problem(&mut self, finding: Finding) {
-        panic!("{finding}");
-    }
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())
-}
-
-/// Overwrites big-endian numbers of 2, 4 or 8 bytes.
-fn damaged(qemu: &Qemu, base: &str, changes: &[(u64, u32, u64)]) {
-    let mut bytes = qemu.bytes(base);
-    for (at, len, value) in changes {
-        let (at, len) = (usize::try_from(*at).unwrap(), *len as usize);
-        bytes[at..at + len].copy_from_slice(&value.to_be_bytes()[8 - len..]);
-    }
-    std::fs::write(qemu.path("t"), bytes).unwrap();
-}
 
 #[test]
 fn sound_images_are_clean() {
@@ -336,7 +36,7 @@ fn each_kind_of_damage_to_a_plain_image() {
     const COPIED: u64 = 1 << 63;
     let Some(qemu) = Qemu::find() else { return };
     make(&qemu, "plain");
-    let table: [(&str, &[(u64, u32, u64)], i32); 48] = [
+    let table: [(&str, Changes<'_>, i32); 48] = [
         ("refcount 0", &[(REFCOUNTS + 10, 2, 0)], 2),
         ("refcount 2", &[(REFCOUNTS + 10, 2, 2)], 2),
         ("refcount of an L2 table", &[(REFCOUNTS + 8, 2, 2)], 2),
@@ -460,7 +160,7 @@ fn damaged_snapshot_table() {
     let bytes = qemu.bytes("snapshots");
     let at = u64_at(&bytes, 64);
     let l1 = u64_at(&bytes, usize::try_from(at).unwrap());
-    let table: [(&str, &[(u64, u32, u64)], i32); 23] = [
+    let table: [(&str, Changes<'_>, i32); 23] = [
         ("L1 unaligned", &[(at, 8, l1 + 0x200)], 2),
         ("L1 past the end", &[(at, 8, 0x700_0000)], 2),
         ("L1 far", &[(at, 8, 0x7000_0000_0000_0000)], 2),
@@ -543,7 +243,7 @@ fn damaged_bitmaps_do_not_hide_the_rest() {
     let at = u64_at(&bytes, extension + 24);
     let table = u64_at(&bytes, usize::try_from(at).unwrap());
     let in_use = (at + 12, 4, 1);
-    let cases: [(&str, &[(u64, u32, u64)], i32); 6] = [
+    let cases: [(&str, Changes<'_>, i32); 6] = [
         ("in use", &[in_use], 0),
         ("table past the end", &[in_use, (at, 8, 0x700_0000)], 2),
         ("all ones", &[in_use, (table, 8, 1)], 3),
@@ -556,7 +256,7 @@ fn damaged_bitmaps_do_not_hide_the_rest() {
         assert_eq!(agree(&qemu, "t", what).unwrap().code, code, "{what}");
     }
     // QEMU gives up on these, or doesn't open the image.
-    let cases: [(&[(u64, u32, u64)], &str); 9] = [
+    let cases: [(Changes<'_>, &str); 9] = [
         (
             &[(at + 17, 1, 8)],
             "directory entry of bitmap 'b0', field granularity_bits",
@@ -666,76 +366,5 @@ fn luks_header_is_counted() {
         let outcome = ours(&qemu, "t").unwrap();
         assert!(outcome.lines.len() > 30, "{outcome:?}");
         assert_eq!((outcome.lines, outcome.code), theirs("t"), "{length:#x}");
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % n
-    }
-
-    /// A change of some number in the metadata, near what could stand there.
-    fn change(&mut self, bytes: &[u8], places: &[(u64, u64)]) -> (u64, u32, u64) {
-        let cluster = 1_u64 << bytes[23];
-        let (start, len) = places[usize::try_from(self.below(places.len() as u64)).unwrap()];
-        // The used part of a table is nearly always its beginning.
-        let span = if self.below(3) == 0 {
-            len
-        } else {
-            len.min(128)
-        };
-        let at = (start + self.below(span.max(8) / 8) * 8).min(bytes.len() as u64 - 8);
-        let old = u64_at(bytes, usize::try_from(at).unwrap());
-        let clusters = bytes.len() as u64 / cluster + 2;
-        let value = match self.below(12) {
-            0 => old ^ 1 << self.below(64),
-            1 => old ^ 1 << self.below(10),
-            2 => old ^ 1 << 63,
-            3 => old ^ 1 << 62,
-            4 => old + 512,
-            5 => old.wrapping_add(cluster),
-            6 => old.wrapping_sub(cluster),
-            7 => 1 << 63 | self.below(clusters) * cluster,
-            8 => 1 << 62 | self.below(clusters * cluster) | self.below(256) << 54,
-            9 => self.below(clusters) * cluster + self.below(4),
-            10 => self.below(1 << 20) << self.below(44),
-            _ => 0,
-        };
-        (at, 8, value)
-    }
-}
-
-/// `QIMG_CHECK_ROUNDS` asks for more rounds than the usual few.
-#[test]
-fn random_damage() {
-    let Some(qemu) = Qemu::find() else { return };
-    let rounds = std::env::var("QIMG_CHECK_ROUNDS")
-        .ok()
-        .and_then(|n| n.parse().ok());
-    let seed = std::env::var("QIMG_CHECK_SEED")
-        .ok()
-        .and_then(|n| n.parse().ok());
-    let (rounds, seed) = (rounds.unwrap_or(8_u64), seed.unwrap_or(1_u64));
-    for base in BASES {
-        make(&qemu, base);
-        let bytes = qemu.bytes(base);
-        let mut places = Places::default();
-        opened(&qemu, base, |metadata| walk(metadata, &mut places).unwrap()).unwrap();
-        // Not the header: what it says wrong decides whether the image opens at all.
-        let places: Vec<_> = places.0.into_iter().filter(|(at, _)| *at != 0).collect();
-        for round in 0..rounds {
-            let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (seed * 1_000_003 + round) << 8);
-            random.below(2);
-            let changes: Vec<_> = (0..1 + random.below(3))
-                .map(|_| random.change(&bytes, &places))
-                .collect();
-            damaged(&qemu, base, &changes);
-            agree(&qemu, "t", &format!("{base} round {round}: {changes:x?}"));
-        }
     }
 }

@@ -3,7 +3,8 @@
 
 use super::{
     counts::{Block, Counts},
-    report::{CheckFailed, CheckReport, Finding},
+    finding::Finding,
+    report::{CheckFailed, CheckReport},
     stored::{NoRefcount, Stored},
     walk::{
         Budget, Clusters, CopiedFlag, Metadata, Order, ReadTables, Referrer, Visitor,

@@ -5,7 +5,8 @@
 //! counts   how often each cluster was referred to, packed as refcount blocks are
 //! stored   the image's own refcounts
 //! compare  the check itself: counts against stored refcounts, then the copied flags
-//! report   findings, in the words and the order of `qemu-img check`, and their sums
+//! finding  what is wrong, in the words of `qemu-img check`
+//! report   the sums
 //! ```
 //!
 //! Findings are data, handed out one by one as they are made; what can't be checked
@@ -20,12 +21,14 @@
 
 mod compare;
 mod counts;
+mod finding;
 mod report;
 mod stored;
 mod walk;
 mod watch;
 
 pub use compare::{CheckOptions, check};
-pub use report::{CheckFailed, CheckReport, Finding, Severity, Verdict};
+pub use finding::{Finding, Severity};
+pub use report::{CheckFailed, CheckReport, Verdict};
 pub use walk::{Clusters, CopiedFlag, Metadata, Referrer, Visitor, walk};
 pub(crate) use watch::Watch;

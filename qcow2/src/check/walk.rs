@@ -5,7 +5,7 @@ mod l1;
 mod l2;
 mod snapshots;
 
-use super::report::{CheckFailed, Finding};
+use super::{finding::Finding, report::CheckFailed};
 use crate::{
     Geometry,
     addr::HostOffset,

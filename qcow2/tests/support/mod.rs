@@ -1,5 +1,13 @@
 //! What the tests beside the real tools share: finding qemu-img, running it.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "each test file uses its part, and a panic is its message"
+)]
+
+pub(crate) mod check;
 
 use std::{
     path::{Path, PathBuf},

@@ -6,7 +6,7 @@ use super::{Budget, Metadata, Referrer, Visitor};
 use crate::{
     Error, Result,
     addr::HostOffset,
-    check::report::{CheckFailed, Finding},
+    check::{finding::Finding, report::CheckFailed},
     format::{
         Autoclear, BitmapCluster, BitmapDirectory, BitmapDirectoryEntry, BitmapTableEntry,
         BitmapsExtension, bitmap_directory::MAX_TABLE_ENTRIES,

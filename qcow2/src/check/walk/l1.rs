@@ -3,10 +3,7 @@
 use super::{Budget, CopiedFlag, L2Scan, Metadata, Referrer, Visitor, snapshots};
 use crate::{
     addr::HostOffset,
-    check::{
-        report::{CheckFailed, Finding},
-        stored::MAX_READ_END,
-    },
+    check::{finding::Finding, report::CheckFailed, stored::MAX_READ_END},
     format::{L1Entry, header::MAX_L1_BYTES},
 };
 

@@ -4,7 +4,7 @@ use super::{CopiedFlag, Referrer, Visitor};
 use crate::{
     Geometry,
     addr::HostOffset,
-    check::report::Finding,
+    check::finding::Finding,
     format::l2::{self, ExtendedL2Entry, L2Entry, SubclusterBitmap},
 };
 

@@ -3,10 +3,7 @@
 use super::{Metadata, Visitor};
 use crate::{
     addr::HostOffset,
-    check::{
-        report::{CheckFailed, Finding},
-        stored::MAX_READ_END,
-    },
+    check::{finding::Finding, report::CheckFailed, stored::MAX_READ_END},
     format::{
         header::MAX_SNAPSHOTS,
         snapshot::{self, Snapshot},
