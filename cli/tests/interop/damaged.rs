@@ -56,7 +56,8 @@ fn reading_ends_as_it_must_and_changes_nothing() {
         let as_it_must = match case.must.as_str() {
             "refuse" => info.code == 1 && list.code == 1 && dump.code == 1 && check.code != 0,
             "bitmaps" => dump.code == 1 || is_void(&dump),
-            "corrupt" => check.code == 2,
+            // Where qemu-img can't finish its check of it, nor can we.
+            "corrupt" => check.code == 2 || (check.code == 1 && case.qemu["check"]["exit"] == 1),
             "leaks" => check.code == 3,
             "either" => true,
             _ => info.code == 0 && check.code == 0,
