@@ -41,16 +41,6 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Path of a program that is good to have; `None`, with a printed reason, without it.
-#[must_use]
-pub fn optional(name: &str) -> Option<PathBuf> {
-    let found = find(name);
-    if found.is_none() {
-        skipped(&format!("{name} is not in $PATH"));
-    }
-    found
-}
-
 /// Says that the running test is skipped. The test harness does not hold this back, as
 /// it does `eprintln!` of a test that passes.
 pub fn skipped(why: &str) {

@@ -2,6 +2,13 @@
 //! every n, and losing power with any of the writes since the last sync missing or
 //! torn. The image opens, has leaked clusters at most, and its bitmaps are all as they
 //! were or all as they are to be.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic in a test is its message"
+)]
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 

@@ -1,5 +1,12 @@
 //! Every seed and every finding of the fuzz targets, on stable. A body panics where
 //! something does not hold.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic in a test is its message"
+)]
 
 use std::time::{Duration, Instant};
 

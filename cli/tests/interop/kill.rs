@@ -14,7 +14,7 @@ use qimg_tests::{
     Qsd, Run, Scratch,
     qemu_img::{create, qemu_img},
     qimg,
-    require::{have_qemu, optional, skipped},
+    require::{have_qemu, skipped, tool},
     testdata::BitmapTruth,
 };
 
@@ -34,11 +34,13 @@ const CALLS: [&str; 6] = [
 const ENOUGH: usize = 200;
 
 fn can_trace() -> bool {
-    if optional("strace").is_none() {
+    if tool("strace").is_none() {
         return false;
     }
     let can = Run::new("strace", ["-qq", "true"]).code == 0;
     if !can {
+        let required = std::env::var_os("QIMG_REQUIRE_QEMU").is_some_and(|value| value == "1");
+        assert!(!required, "strace cannot trace here");
         skipped("strace cannot trace here");
     }
     can
