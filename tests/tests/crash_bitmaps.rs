@@ -30,6 +30,11 @@ use qimg_tests::{
 /// Name → state, granularity and dirty ranges.
 type Bitmaps = BTreeMap<String, (BitmapState, u64, Vec<Range<u64>>)>;
 
+/// The name of the backing file, which shares the header cluster with what changes.
+fn backing(storage: &MemoryStorage) -> Option<Vec<u8>> {
+    open(storage, false).unwrap().header().backing_file.clone()
+}
+
 fn open(storage: &MemoryStorage, writable: bool) -> Result<Image> {
     let options = OpenOptions::new().writable(writable);
     options.open_storage("image", Arc::new(storage.clone()))
@@ -227,9 +232,16 @@ fn journalled(action: &Action) -> MemoryStorage {
 /// How many states of each action are shown to qemu-img as well.
 const SHOWN_TO_QEMU: usize = 25;
 
-fn assert_before_or_after(what: &str, left: &MemoryStorage, before: &Bitmaps, after: &Bitmaps) {
+fn assert_before_or_after(
+    what: &str,
+    left: &MemoryStorage,
+    start: &MemoryStorage,
+    before: &Bitmaps,
+    after: &Bitmaps,
+) {
     let found = bitmaps(left).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(found == *before || found == *after, "{what}: {found:#?}");
+    assert_eq!(backing(left), backing(start), "{what}");
     let worse = corruptions(left);
     assert!(worse.is_empty(), "{what}: {worse:#?}");
 }
@@ -240,14 +252,15 @@ fn interrupted_anywhere_the_bitmaps_are_as_before_or_as_after() {
     for action in &ACTIONS {
         let storage = journalled(action);
         let journal = storage.journal();
-        let before = bitmaps(&journal.start()).unwrap();
+        let start = journal.start();
+        let before = bitmaps(&start).unwrap();
         let after = bitmaps(&storage).unwrap();
         assert_ne!(before, after, "{} does nothing", action.name);
         let mut shown = 0;
         let mut check = |state: CrashState| {
             states += 1;
             let what = format!("{} {state}", action.name);
-            assert_before_or_after(&what, &state.storage, &before, &after);
+            assert_before_or_after(&what, &state.storage, &start, &before, &after);
             if shown < SHOWN_TO_QEMU {
                 shown += 1;
                 let worse = corruptions_by_qemu(&state.storage);
@@ -275,7 +288,8 @@ fn interrupted_anywhere_the_bitmaps_are_as_before_or_as_after() {
 fn whatever_fails_the_bitmaps_are_as_before_or_as_after() {
     for action in &ACTIONS {
         let journal = journalled(action).journal();
-        let before = bitmaps(&journal.start()).unwrap();
+        let start = journal.start();
+        let before = bitmaps(&start).unwrap();
         let after = bitmaps(&journalled(action)).unwrap();
         let operations = journal.operations().len() as u64;
         for at in (0..operations).step_by(action.image.stride()) {
@@ -289,7 +303,7 @@ fn whatever_fails_the_bitmaps_are_as_before_or_as_after() {
                 storage.set_fault(None);
                 let what = format!("{} {fault:?}", action.name);
                 assert!(result.is_err(), "{what}: the failure went unnoticed");
-                assert_before_or_after(&what, &storage, &before, &after);
+                assert_before_or_after(&what, &storage, &start, &before, &after);
             }
         }
     }

@@ -19,34 +19,67 @@ const SECTOR: usize = 512;
 
 /// Writes `next` over `current`, and returns once it is on stable storage.
 pub(super) fn switch(storage: &dyn Storage, current: &HeaderArea, next: &HeaderArea) -> Result<()> {
-    let (old, new) = (current.encode(), next.encode());
-    let Some(changed) = changed_sectors(&old, &new) else {
-        return Ok(());
-    };
-    if changed.len() <= SECTOR {
-        return write(storage, &new, changed);
+    let (mut old, new) = (current.encode(), next.encode());
+    for moved in moved_name(current, next, &old).into_iter().flatten() {
+        write_changes(storage, &old, &moved)?;
+        old = moved;
     }
-    let had = current
-        .header()
-        .autoclear_features
-        .contains(Autoclear::BITMAPS);
-    let has = next
-        .header()
-        .autoclear_features
-        .contains(Autoclear::BITMAPS);
-    if had == has {
-        return write(storage, &new, changed);
+    let had = has_bitmaps(current);
+    let has = has_bitmaps(next);
+    let spread = changed_sectors(&old, &new).is_some_and(|changed| changed.len() > SECTOR);
+    if spread && had != has {
+        let between = if has { new.clone() } else { old.clone() };
+        let between = without_bitmaps(between);
+        write_changes(storage, &old, &between)?;
+        old = between;
     }
-    let mut between = if has { next.clone() } else { current.clone() };
-    let features = &mut between.header_mut().autoclear_features;
-    *features = features.without(Autoclear::BITMAPS);
-    let between = between.encode();
-    for (from, to) in [(&old, &between), (&between, &new)] {
-        if let Some(changed) = changed_sectors(from, to) {
-            write(storage, to, changed)?;
-        }
+    write_changes(storage, &old, &new)
+}
+
+fn has_bitmaps(area: &HeaderArea) -> bool {
+    let features = area.header().autoclear_features;
+    features.contains(Autoclear::BITMAPS)
+}
+
+/// The same header with the bitmaps' autoclear bit off: the lowest bit of bytes 88
+/// to 95. Only headers of version 3 have bitmaps.
+fn without_bitmaps(mut header: Vec<u8>) -> Vec<u8> {
+    if let Some(lowest) = header.get_mut(95) {
+        *lowest &= 0xfe;
     }
-    Ok(())
+    header
+}
+
+/// Where the backing file's name moves: the header with the name at both places, and
+/// then with its new offset, bytes 8 to 15. `None` if it stays, or can't be at both.
+fn moved_name(current: &HeaderArea, next: &HeaderArea, old: &[u8]) -> Option<[Vec<u8>; 2]> {
+    let name = next.header().backing_file.as_ref()?;
+    let (from, to) = (
+        current.header().backing_file_offset,
+        next.header().backing_file_offset,
+    );
+    // Without an end mark the old name's place is what ends the extensions.
+    if from == to || current.extensions().end.is_none() {
+        return None;
+    }
+    let start = usize::try_from(to).ok()?;
+    let mut both = old.to_vec();
+    let place = both.get_mut(start..start.checked_add(name.len())?)?;
+    if place.iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    place.copy_from_slice(name);
+    let mut moved = both.clone();
+    moved.get_mut(8..16)?.copy_from_slice(&to.to_be_bytes());
+    Some([both, moved])
+}
+
+/// Writes the sectors in which `to` differs from `from`, and syncs them.
+fn write_changes(storage: &dyn Storage, from: &[u8], to: &[u8]) -> Result<()> {
+    match changed_sectors(from, to) {
+        Some(changed) => write(storage, to, changed),
+        None => Ok(()),
+    }
 }
 
 /// The sectors in which the two differ, as a range of bytes. Both are whole
