@@ -1,7 +1,7 @@
 //! Where an image's bytes live: files, block devices, memory.
 //!
 //! - [`Storage`]: what an image needs from the thing that holds its bytes;
-//! - [`FileStorage`]: regular files and block devices, opened carefully ([`open_file`]);
+//! - [`FileStorage`]: regular files and block devices, opened carefully;
 //! - [`lock`]: QEMU's byte locks, by which its tools and ours keep out of each
 //!   other's way;
 //! - [`memory`] (feature `test-util`): storage that records, fails and forgets.

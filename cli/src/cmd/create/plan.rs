@@ -118,7 +118,7 @@ pub(super) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<CreateOptions
 /// A raw image out of `values`.
 ///
 /// # Errors
-/// As by [`qcow2`].
+/// As by `qcow2()` above.
 pub(super) fn raw(values: &Values) -> Result<RawOptions, String> {
     let preallocation = match values.text("preallocation") {
         None | Some("off") => Preallocation::Off,
