@@ -207,6 +207,19 @@ fn damaged_snapshot_table() {
     }
 }
 
+/// What is wrong in the active L2 tables is told before a snapshot's L1 table ends the check.
+#[test]
+fn findings_before_the_check_fails_are_told() {
+    let Some(qemu) = Qemu::find() else { return };
+    make(&qemu, "snapshots");
+    let bytes = qemu.bytes("snapshots");
+    let (l1, at) = (u64_at(&bytes, 40), u64_at(&bytes, 64));
+    let l2 = u64_at(&bytes, usize::try_from(l1).unwrap()) & !(1 << 63);
+    damaged(&qemu, "snapshots", &[(at, 8, 1 << 63), (l2 + 80, 8, 0x20)]);
+    let outcome = agree(&qemu, "t", "both").unwrap();
+    assert_eq!((outcome.code, outcome.lines.len()), (1, 4), "{outcome:?}");
+}
+
 #[test]
 fn a_snapshot_table_beyond_64_mib_is_refused() {
     let Some(qemu) = Qemu::find() else { return };

@@ -196,11 +196,12 @@ impl Checker<'_> {
         match counted {
             // What the description will come to as well, and tell in its place.
             Err(failed) if self.any_trouble && !is_io(&failed) => {
-                self.describe()?;
+                // L2 tables may not have been looked at when it ended.
+                self.describe(true)?;
                 return Err(failed);
             }
             Err(failed) => return Err(failed),
-            Ok(()) if self.any_trouble => self.describe()?,
+            Ok(()) if self.any_trouble => self.describe(false)?,
             Ok(()) => {}
         }
         self.pass = Pass::CountAndDescribe;
@@ -216,8 +217,9 @@ impl Checker<'_> {
         }
     }
 
-    /// Goes through the image in the order of the guest for the sake of the findings.
-    fn describe(&mut self) -> Result<(), CheckFailed> {
+    /// Goes through the image in the order of the guest for the sake of the findings:
+    /// through the L2 tables with something wrong, or through all.
+    fn describe(&mut self, all_tables: bool) -> Result<(), CheckFailed> {
         let metadata = self.metadata;
         if self.overflowed {
             self.pass = Pass::CountAndDescribe;
@@ -226,7 +228,11 @@ impl Checker<'_> {
         }
         self.pass = Pass::Describe;
         let bad_tables = std::mem::take(&mut self.bad_tables);
-        let wanted = ReadTables::At(&bad_tables);
+        let wanted = if all_tables {
+            ReadTables::All
+        } else {
+            ReadTables::At(&bad_tables)
+        };
         let result = walk_structures(metadata, self, Order::OfGuest(wanted));
         self.bad_tables = bad_tables;
         result
