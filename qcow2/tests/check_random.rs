@@ -68,7 +68,7 @@ impl Random {
             1 => old ^ 1 << self.below(10),
             2 => old ^ 1 << 63,
             3 => old ^ 1 << 62,
-            4 => old + 512,
+            4 => old.wrapping_add(512),
             5 => old.wrapping_add(cluster),
             6 => old.wrapping_sub(cluster),
             7 => (1 << 63) | (self.below(clusters) * cluster),

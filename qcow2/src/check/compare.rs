@@ -195,7 +195,7 @@ impl Checker<'_> {
         let counted = walk_structures(metadata, self, Order::OfFile);
         match counted {
             // What the description will come to as well, and tell in its place.
-            Err(failed) if self.any_trouble && !is_io(&failed) => {
+            Err(failed) if self.any_trouble && !failed.at_once => {
                 // L2 tables may not have been looked at when it ended.
                 self.describe(true)?;
                 return Err(failed);
@@ -359,7 +359,7 @@ impl Checker<'_> {
         let mut table = vec![0; table_len];
         let entries = u64::from(metadata.header.l1_size);
         let offset = metadata.header.l1_table_offset;
-        let mut budget = Budget::new();
+        let mut budget = Budget::for_file(metadata.file_end()?);
         metadata.for_each_entry("the active L1 table", offset, entries, |index, entry| {
             let l1 = L1Entry(entry);
             let Some(offset) = l1.l2_table() else {
@@ -447,9 +447,4 @@ fn last_nonzero(packed: &[u8], order: u32, count: u64) -> Option<u64> {
         let index = usize::try_from(*index).unwrap_or(usize::MAX);
         refcount::get(packed, order, index).is_some_and(|value| value != 0)
     })
-}
-
-/// Whether the storage itself failed.
-const fn is_io(failed: &CheckFailed) -> bool {
-    matches!(failed.source, Some(crate::Error::Io { .. }))
 }

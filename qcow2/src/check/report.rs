@@ -80,6 +80,9 @@ pub struct CheckFailed {
     /// The error behind it, where there is one.
     #[source]
     pub source: Option<Error>,
+    /// The storage failed, or the image asks for too much: there is no use in going
+    /// through it again to say what is wrong with it.
+    pub(super) at_once: bool,
 }
 
 impl CheckFailed {
@@ -87,6 +90,17 @@ impl CheckFailed {
         Self {
             reason: reason.into(),
             source: None,
+            at_once: false,
+        }
+    }
+
+    /// The check would take too long.
+    pub(super) fn endless() -> Self {
+        let at_once = true;
+        let reason = "the tables refer to each other too often to be checked";
+        Self {
+            at_once,
+            ..Self::because(reason)
         }
     }
 
@@ -98,6 +112,7 @@ impl CheckFailed {
             Self {
                 reason,
                 source: Some(Error::io(action)(source)),
+                at_once: true,
             }
         }
     }

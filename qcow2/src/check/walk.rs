@@ -19,9 +19,9 @@ use l2::L2Scan;
 
 /// Bytes of a table that are read at once.
 const PIECE: u64 = 1 << 20;
-/// Table entries that a walk looks at before it gives up: an image of 512 TiB at
-/// 64 KiB has as many, and a small hostile one, whose tables are all one table, could
-/// ask for any number.
+/// Table entries that a walk may look at, whatever the size of the file: seconds.
+const FREE_ENTRIES: u64 = 1 << 28;
+/// The most entries for a large file: an image of 512 TiB at 64 KiB maps as many.
 const MAX_ENTRIES: u64 = 1 << 33;
 
 /// What a walk needs of an image.
@@ -258,19 +258,22 @@ impl Metadata<'_> {
     }
 }
 
-/// Counts down the entries that a walk may still look at.
+/// Counts down the entries that a walk may still look at. A small file whose tables
+/// are all one table could else ask for any number.
 #[derive(Debug)]
 pub(super) struct Budget(u64);
 
 impl Budget {
-    pub(super) const fn new() -> Self {
-        Self(MAX_ENTRIES)
+    /// For a file of `bytes` bytes: twice what it can hold, and some more for snapshots.
+    pub(super) fn for_file(bytes: u64) -> Self {
+        Self((bytes / 4).min(MAX_ENTRIES) + FREE_ENTRIES)
     }
 
     pub(super) fn spend(&mut self, entries: u64) -> Result<(), CheckFailed> {
-        self.0 = self.0.checked_sub(entries).ok_or_else(|| {
-            CheckFailed::because("the tables refer to each other too often to be checked")
-        })?;
+        self.0 = self
+            .0
+            .checked_sub(entries)
+            .ok_or_else(CheckFailed::endless)?;
         Ok(())
     }
 }

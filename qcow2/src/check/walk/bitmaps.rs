@@ -36,7 +36,7 @@ pub(super) fn walk_bitmaps<V: Visitor>(
     };
     let base = extension.directory_offset;
     visitor.reference(Referrer::BitmapDirectory, base, extension.directory_size, 1);
-    let mut budget = Budget::new();
+    let mut budget = Budget::for_file(metadata.file_end()?);
     let mut names = HashSet::new();
     for (index, (at, entry)) in (0..).zip(directory.located(base)) {
         if let Err(error) = entry.check(metadata.geometry, metadata.header.size, at) {

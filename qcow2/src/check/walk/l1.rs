@@ -61,10 +61,11 @@ pub(super) fn walk_mappings<V: Visitor>(
         entries: header.l1_size,
         active: true,
     };
+    let file_end = metadata.file_end()?;
     let mut walk = Walk {
         metadata,
-        file_end: metadata.file_end()?,
-        budget: Budget::new(),
+        file_end,
+        budget: Budget::for_file(file_end),
         order,
         tables: L2Tables::default(),
         buffer: Vec::new(),

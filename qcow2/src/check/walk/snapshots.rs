@@ -32,8 +32,8 @@ pub(super) fn check_table<V: Visitor>(
     if let Err(error) = header.check_snapshot_table() {
         visitor.problem(Finding::SnapshotTableMisplaced);
         return Err(CheckFailed {
-            reason: "Invalid argument".into(),
             source: Some(error),
+            ..CheckFailed::because("Invalid argument")
         });
     }
     let start = header.snapshots_offset.get();
@@ -89,11 +89,8 @@ pub(super) fn for_each(
         let (_, len) = window.fixed(at)?;
         let bytes = window.get(at, usize::try_from(len).unwrap_or(usize::MAX))?;
         let number = usize::try_from(index).unwrap_or(usize::MAX);
-        let (_, snapshot) =
-            Snapshot::parse(bytes, HostOffset(at), number).map_err(|error| CheckFailed {
-                reason: error.to_string(),
-                source: Some(error),
-            })?;
+        let (_, snapshot) = Snapshot::parse(bytes, HostOffset(at), number)
+            .map_err(|error| CheckFailed::because(error.to_string()))?;
         each(index, snapshot)?;
         at = at.saturating_add(len);
     }
