@@ -2,10 +2,8 @@
 //! something does not hold.
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
-    reason = "a panic in a test is its message"
+    reason = "tests: a panic is the message"
 )]
 
 use std::time::{Duration, Instant};

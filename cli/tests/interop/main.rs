@@ -4,6 +4,7 @@
 //! `QIMG_REQUIRE_QEMU=1` they fail instead.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     reason = "tests: a panic is the message"

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use qcow2::{
     Geometry, Image, OpenOptions,
     addr::HostOffset,
+    check::{CheckOptions, Finding, Metadata, check},
     format::{
         BitmapDirectory, BitmapFlags, BitmapsExtension, Header, HeaderArea, LuksHeader, Snapshot,
         bitmap_table, l1, l2, refcount,
     },
-    io::{LockMode, memory::MemoryStorage},
+    io::{LockMode, Storage, memory::MemoryStorage},
 };
 
 use super::Input;
@@ -182,7 +183,7 @@ pub fn image(data: &[u8]) {
     );
 
     for edit in [add, merge, clear, remove, disable] {
-        let storage = storage.fork();
+        let (original, storage) = (storage.fork(), storage.fork());
         let options = options.clone().writable(true);
         let Ok(mut image) = options.open_storage("fuzz", Arc::new(storage.clone())) else {
             return;
@@ -193,7 +194,9 @@ pub fn image(data: &[u8]) {
         match edit(&mut image) {
             Ok(name) => {
                 drop(image);
-                let again = options.open_storage("fuzz", Arc::new(storage)).unwrap();
+                let again = options
+                    .open_storage("fuzz", Arc::new(storage.clone()))
+                    .unwrap();
                 let after = contents(&again);
                 // What the edit does not name is as it was.
                 let others = |all: &Contents| {
@@ -205,6 +208,18 @@ pub fn image(data: &[u8]) {
                     void || others(&before) == others(&after),
                     "another bitmap changed"
                 );
+                // Bits that were bad may stay bad: some edits don't look at them.
+                let bad = |all: &Contents| all.iter().any(|(n, b)| *n == name && b.is_err());
+                assert!(bad(&before) || !bad(&after), "the edited bitmap is bad");
+                // A damaged image may show more of its damage after an edit; a sound one
+                // must stay sound.
+                let then = checked_at(&original, storage.size().unwrap());
+                let now = checked(&storage);
+                if let Some((0, leaks)) = then {
+                    let (corruptions, now) = now.expect("what was edited can be checked");
+                    assert_eq!(corruptions, 0, "an edit made the image corrupt");
+                    assert!(now <= leaks, "an edit leaked: {leaks} became {now}");
+                }
             }
             Err(_) => assert!(
                 storage.to_vec(data.len()).is_ok_and(|bytes| bytes == data),
@@ -212,6 +227,32 @@ pub fn image(data: &[u8]) {
             ),
         }
     }
+}
+
+/// Corruptions and leaks that the check finds; `None` where it gives up.
+fn checked(storage: &dyn Storage) -> Option<(u64, u64)> {
+    let area = HeaderArea::read_for_check(storage).ok()?;
+    let metadata = Metadata {
+        storage,
+        header: area.header(),
+        extensions: area.extensions(),
+        geometry: area.header().geometry(),
+    };
+    let mut print = |finding: &Finding| {
+        let _ = finding.to_string();
+    };
+    let report = check(&metadata, CheckOptions { bitmaps: true }, &mut print).ok()?;
+    Some((report.corruptions + report.check_errors, report.leaks))
+}
+
+/// As [`checked`], in a file as long as this: refcounts past the end of a file are no
+/// leaks until it grows.
+fn checked_at(storage: &MemoryStorage, length: u64) -> Option<(u64, u64)> {
+    let longer = storage.fork();
+    if longer.size().is_ok_and(|size| size < length) {
+        longer.set_len(length).unwrap();
+    }
+    checked(&longer)
 }
 
 /// Names with the bits, or why they can't be read.
