@@ -126,6 +126,12 @@ def main():
                                arguments, image, writes)
                 if not args.folder and not (size == '1' and density == '50r'):
                     os.remove(image)
+        if not only or 'check of a full disk' in only:
+            for disk, scattered in ((TIB, False), (TIB >> 4, True)):
+                image = images.full_disk(folder, disk, scattered)
+                bench.both('check, full disk of %d GiB, %s' % (
+                    disk >> 30, 'scattered' if scattered else 'sequential'),
+                    ['check', '{image}'], image, False)
         if (not only or 'dump' in only) and shutil.which('nbdinfo'):
             bench.dump('50r')
         slower = [what for what, ours, theirs in bench.rows

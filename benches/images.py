@@ -1,9 +1,11 @@
 """Large images for the benches: a disk without data and two bitmaps, written in one go
 (a guest that made them would take hours).  qemu-img check accepts them."""
 
+import array
 import os
 import random
 import struct
+import sys
 
 CLUSTER = 65536
 GRANULARITY_BITS = 16
@@ -87,4 +89,52 @@ def two_bitmaps(folder, disk, density):
         count = disk >> GRANULARITY_BITS
         write(path, disk, [(b'a', 2, bits(count, density, 1)),
                            (b'b', 0, bits(count, density, 2))])
+    return path
+
+
+def full_disk(folder, disk, scattered):
+    """Path of an image whose every guest cluster has a host cluster (a hole in the
+    file), in the order of the disk or in random order."""
+    path = os.path.join(folder, 'full-%dG-%s.qcow2' % (
+        disk >> 30, 'scattered' if scattered else 'sequential'))
+    if os.path.exists(path):
+        return path
+    data = disk // CLUSTER
+    l2_tables = -(-data // (CLUSTER // 8))
+    l1_clusters = -(-l2_tables * 8 // CLUSTER)
+    blocks = table = 1
+    while True:                         # until the refcounts count themselves
+        total = 1 + table + blocks + l1_clusters + l2_tables + data
+        need = -(-total // (CLUSTER // 2))
+        if need == blocks and -(-need * 8 // CLUSTER) == table:
+            break
+        blocks, table = need, -(-need * 8 // CLUSTER)
+    blocks_at = 1 + table
+    l1_at = blocks_at + blocks
+    l2_at = l1_at + l1_clusters
+    data_at = l2_at + l2_tables
+    order = list(range(data))
+    if scattered:
+        random.Random(3).shuffle(order)
+    l2 = array.array('Q', ((1 << 63) | (data_at + i) * CLUSTER for i in order))
+    if sys.byteorder == 'little':
+        l2.byteswap()
+    header = struct.pack(
+        '>IIQIIQIIQQIIQQQQII', 0x514649fb, 3, 0, 0, 16, disk, 0, l2_tables,
+        l1_at * CLUSTER, CLUSTER, table, 0, 0, 0, 0, 0, 4, 104)
+    with open(path + '.part', 'wb') as f:
+        f.write(header)
+        f.seek(CLUSTER)
+        f.write(struct.pack('>%dQ' % blocks,
+                            *((blocks_at + i) * CLUSTER for i in range(blocks))))
+        f.seek(blocks_at * CLUSTER)
+        f.write(b'\0\1' * total)
+        f.seek(l1_at * CLUSTER)
+        f.write(struct.pack('>%dQ' % l2_tables,
+                            *((1 << 63) | (l2_at + i) * CLUSTER
+                              for i in range(l2_tables))))
+        f.seek(l2_at * CLUSTER)
+        l2.tofile(f)
+        f.truncate(total * CLUSTER)
+    os.rename(path + '.part', path)
     return path
