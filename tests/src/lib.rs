@@ -6,11 +6,12 @@
 //! |---|---|
 //! | [`require`] | finds a tool, or skips the test with a printed reason |
 //! | [`scratch`] | a directory that goes away with the test |
-//! | [`qimg`] | the `qimg` under test |
+//! | [`mod@qimg`] | the `qimg` under test |
 //! | [`qemu_img`], [`qemu_io`] | QEMU's tools, one process per call |
 //! | [`qsd`] | a running `qemu-storage-daemon`, over QMP |
 //! | [`nbd`] | an NBD client that asks for dirty-bitmap contexts |
 //! | [`image_bytes`] | big-endian fields of an image file, to damage them |
+//! | [`sound`] | whether an image has leaked clusters at most |
 //! | [`testdata`] | the images in `testdata/` and what is known about them |
 //!
 //! Tests of the command itself live in `cli/tests/` and borrow this crate, because

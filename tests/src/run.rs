@@ -46,7 +46,7 @@ impl Run {
     /// Runs a prepared command with no standard input.
     ///
     /// # Panics
-    /// When the program cannot be started, or does not end in [`PATIENCE`].
+    /// When the program cannot be started, or does not end in time.
     pub fn of(command: &mut Command) -> Self {
         let shown = format!("{command:?}");
         let mut child = command
