@@ -60,14 +60,20 @@ struct Lengths {
     extra: u32,
 }
 
-/// Bytes of the entry (padding included) whose first [`FIXED_LEN`] bytes are
+/// Bytes of the entry, its padding included, whose first [`FIXED_LEN`] bytes are
 /// `fixed`, so that a reader knows how much to read; at most 4 GiB + 128 KiB. `None` if
 /// `fixed` is shorter.
 #[must_use]
 pub fn entry_len(fixed: &[u8]) -> Option<u64> {
+    unpadded_len(fixed).map(|len| len.next_multiple_of(8))
+}
+
+/// As [`entry_len`], without the padding.
+#[must_use]
+pub fn unpadded_len(fixed: &[u8]) -> Option<u64> {
     let (_, (_, lengths)) = fixed_part(fixed).ok()?;
     let variable = u64::from(lengths.extra) + u64::from(lengths.id) + u64::from(lengths.name);
-    Some((FIXED_LEN as u64 + variable).next_multiple_of(8))
+    Some(FIXED_LEN as u64 + variable)
 }
 
 fn fixed_part(input: &[u8]) -> Parse<'_, (Snapshot, Lengths)> {
@@ -233,6 +239,7 @@ mod tests {
         snapshot.encode(&mut again);
         assert_eq!(again, sample());
         assert_eq!(entry_len(&table), Some(sample().len() as u64));
+        assert_eq!(unpadded_len(&table), Some(sample().len() as u64 - 3));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) fn check_table<V: Visitor>(
     }
     let start = header.snapshots_offset.get();
     let mut window = Window::new(metadata);
-    let mut at = start;
+    let (mut at, mut end) = (start, start);
     for index in 0..header.nb_snapshots {
         if at.saturating_add(snapshot::FIXED_LEN as u64) > MAX_READ_END {
             let reason = "Failed to read snapshot table: Input/output error";
@@ -53,8 +53,9 @@ pub(super) fn check_table<V: Visitor>(
             visitor.problem(Finding::SnapshotExtraDataTooLong { index });
             return Err(CheckFailed::because(TOO_LARGE));
         }
-        at = at.saturating_add(len);
-        if at - start > snapshot::MAX_TABLE_BYTES {
+        end = at.saturating_add(len);
+        at = after_padding(end);
+        if end - start > snapshot::MAX_TABLE_BYTES {
             let (reason, overhanging) = ("Snapshot table is too big", header.nb_snapshots - index);
             let overhanging = Some(overhanging);
             visitor.problem(Finding::SnapshotTableUnreadable {
@@ -64,7 +65,6 @@ pub(super) fn check_table<V: Visitor>(
             return Err(CheckFailed::because(TOO_LARGE));
         }
     }
-    let bytes = at - start;
     if header.version >= 3 {
         let mut at = start;
         for index in 0..header.nb_snapshots {
@@ -72,10 +72,16 @@ pub(super) fn check_table<V: Visitor>(
             if extra < V3_EXTRA_DATA {
                 visitor.problem(Finding::SnapshotIncomplete { index });
             }
-            at = at.saturating_add(len);
+            at = after_padding(at.saturating_add(len));
         }
     }
-    Ok(bytes)
+    // The last entry's padding isn't counted.
+    Ok(end - start)
+}
+
+/// Where the entry after one that ends at `end` begins.
+fn after_padding(end: u64) -> u64 {
+    end.checked_next_multiple_of(8).unwrap_or(u64::MAX)
 }
 
 /// Calls `each` with every snapshot of a table that [`check_table`] let through.
@@ -92,7 +98,7 @@ pub(super) fn for_each(
         let (_, snapshot) = Snapshot::parse(bytes, HostOffset(at), number)
             .map_err(|error| CheckFailed::because(error.to_string()))?;
         each(index, snapshot)?;
-        at = at.saturating_add(len);
+        at = after_padding(at.saturating_add(len));
     }
     Ok(())
 }
@@ -113,11 +119,11 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Length of the extra data, and of the whole entry at `at`.
+    /// Length of the extra data, and of the whole entry at `at` without its padding.
     fn fixed(&mut self, at: u64) -> Result<(u32, u64), CheckFailed> {
         let fixed = self.get(at, snapshot::FIXED_LEN)?;
         let extra = fixed.last_chunk().map(|bytes| u32::from_be_bytes(*bytes));
-        let len = snapshot::entry_len(fixed);
+        let len = snapshot::unpadded_len(fixed);
         extra
             .zip(len)
             .ok_or_else(|| CheckFailed::because("Input/output error"))
