@@ -391,6 +391,33 @@ mod tests {
     }
 
     #[test]
+    fn a_header_of_odd_length_keeps_its_bytes() {
+        for length in [104_u8, 105, 111, 113, 200] {
+            let mut bytes = area(12, vec![unknown()], Some(b"base.raw")).encode();
+            let tail = bytes[112..400].to_vec();
+            bytes[105..400].fill(0);
+            bytes[103] = length;
+            let start = usize::from(length);
+            bytes[start..start + tail.len()].copy_from_slice(&tail);
+            let moved = u64::from_be_bytes(bytes[8..16].try_into().unwrap()) + start as u64 - 112;
+            bytes[8..16].copy_from_slice(&moved.to_be_bytes());
+            let mut odd = HeaderArea::from_cluster(bytes.clone()).unwrap();
+            assert_eq!(odd.encode(), bytes, "{length}");
+            odd.set_bitmaps_extension(Some(bitmaps(0x50000))).unwrap();
+            let again = HeaderArea::from_cluster(odd.encode()).unwrap();
+            assert_eq!(again.extensions().list[0], unknown(), "{length}");
+            assert_eq!(
+                again.extensions().bitmaps().unwrap(),
+                Some(bitmaps(0x50000))
+            );
+            assert_eq!(
+                again.header().backing_file.as_deref(),
+                Some(&b"base.raw"[..])
+            );
+        }
+    }
+
+    #[test]
     fn unknown_features_are_refused() {
         let mut area = area(12, vec![feature_names()], None);
         area.check_features().unwrap();

@@ -99,8 +99,6 @@ impl Header {
                 "qcow2 header exceeds cluster size",
                 format!("at most {cluster_size}"),
             )
-        } else if !length.is_multiple_of(8) {
-            ("qcow2 header length invalid", "a multiple of 8".to_owned())
         } else if stored != length as usize {
             (
                 "qcow2 header length invalid",
