@@ -94,6 +94,7 @@ impl Content {
 
     /// What `range` will hold, as far as can be told without reading bits.
     pub(crate) fn hint(&self, range: Range<u64>) -> Piece {
+        let range = self.whole_granules(range);
         let base = match &self.base {
             Base::Zeros => Piece::Zeros,
             Base::Stored(stored) => stored.hint(range.clone()),
@@ -209,21 +210,21 @@ impl Content {
         range: Range<u64>,
         dirty: &mut dyn FnMut(Range<u64>) -> Result<()>,
     ) -> Result<()> {
-        // Ranges of a finer bitmap round outwards to this one's granules, so whole
-        // granules must be asked about.
-        let unit = self.granularity.bytes();
-        let start = range.start / unit * unit;
-        let end = range.end.div_ceil(unit).saturating_mul(unit).min(self.len);
-        let len = self.len;
-        let mut rounded = |found: Range<u64>| {
-            let stop = found.end.div_ceil(unit).saturating_mul(unit).min(len);
-            dirty(found.start / unit * unit..stop)
-        };
-        self.base_dirty(start..end, &mut rounded)?;
+        let range = self.whole_granules(range);
+        let mut rounded = |found| dirty(self.whole_granules(found));
+        self.base_dirty(range.clone(), &mut rounded)?;
         for merged in &self.merged {
-            merged.for_each_dirty(start..end, &mut rounded)?;
+            merged.for_each_dirty(range.clone(), &mut rounded)?;
         }
         Ok(())
+    }
+
+    /// The granules that `range` touches. What a finer bitmap has dirty anywhere in
+    /// them makes them dirty, so all of them must be asked about.
+    fn whole_granules(&self, range: Range<u64>) -> Range<u64> {
+        let unit = self.granularity.bytes();
+        let end = range.end.div_ceil(unit).saturating_mul(unit).min(self.len);
+        range.start / unit * unit..end
     }
 
     fn base_dirty(
