@@ -37,9 +37,12 @@ pub struct CopiedBitmap {
 /// Every bitmap of `source`, under its own name.
 ///
 /// # Errors
-/// I/O errors, a corrupt directory.
+/// I/O errors, a corrupt directory: it may hide some.
 pub fn all_bitmaps(source: &Image) -> Result<Vec<CopyRequest>> {
     let bitmaps = source.bitmaps()?;
+    if let Some(fault) = bitmaps.fault() {
+        return Err(Error::Refused(fault.to_string()));
+    }
     let whole = |bitmap: Bitmap<'_>| CopyRequest {
         name: bitmap.name().to_vec(),
         new_name: bitmap.name().to_vec(),
