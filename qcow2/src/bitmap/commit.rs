@@ -261,26 +261,41 @@ impl Garbage {
     }
 
     /// Proves by a walk over every reference in the image that nothing refers to
-    /// the plan's clusters and that the refcounts of the garbage are right.
+    /// the plan's clusters, that the refcounts of the garbage are right, and that the
+    /// refcount structures which are to change are nothing else besides.
     fn prove(&mut self, image: &Image, allocator: &mut Allocator<'_>, plan: &Plan) -> Result<()> {
         let geometry = image.geometry();
         let watched = plan.clusters().chain(self.clusters.iter().copied());
-        let watch = Watch::count(image, watched.chain(self.of_removed.iter().copied()))?;
+        let watched = watched.chain(self.of_removed.iter().copied());
+        let old = self.clusters.iter().chain(&self.of_removed).copied();
+        let touched = allocator.touched(plan, old)?;
+        let watch = Watch::count(image, watched.chain(touched.iter().copied()))?;
         if let Some(cluster) = plan
             .clusters()
             .find(|cluster| watch.references(*cluster) > 0)
         {
             return Err(refcount_zero_in_use(geometry, cluster));
         }
+        let wrong = |cluster: HostCluster, stored, counted, allowed| {
+            Error::corrupt(
+                format!("refcount of cluster {}", cluster.0),
+                geometry.host_offset(cluster).unwrap_or_default(),
+                format!("{stored}, with {counted} references to the cluster"),
+                format!("{allowed} (repair the image before writing to it)"),
+            )
+        };
+        for cluster in touched {
+            let (stored, counted) = (allocator.refcount(cluster)?, watch.references(cluster));
+            if stored == 0 || counted != 1 {
+                let allowed = "at least 1, with one reference to a refcount structure";
+                return Err(wrong(cluster, stored, counted, allowed));
+            }
+        }
         for &cluster in &self.clusters {
             let (stored, counted) = (allocator.refcount(cluster)?, watch.references(cluster));
             if stored < counted.max(1) {
-                return Err(Error::corrupt(
-                    format!("refcount of cluster {}", cluster.0),
-                    geometry.host_offset(cluster).unwrap_or_default(),
-                    format!("{stored}, with {counted} references to the cluster"),
-                    "no less than the references (repair the image before writing to it)",
-                ));
+                let allowed = "no less than the references";
+                return Err(wrong(cluster, stored, counted, allowed));
             }
         }
         let mut doubtful = Vec::new();

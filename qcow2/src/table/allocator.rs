@@ -316,6 +316,40 @@ impl<'a> Allocator<'a> {
             .ok_or_else(|| Error::Refused(format!("cluster {} is past 2^56 bytes", cluster.0)))
     }
 
+    /// The refcount structures in the file that are written over, or freed, when the
+    /// clusters of `plan` are taken and `others` are released.
+    pub(crate) fn touched(
+        &mut self,
+        plan: &Plan,
+        others: impl Iterator<Item = HostCluster>,
+    ) -> Result<Vec<HostCluster>> {
+        let entries = self.geometry.refcount_block_entries();
+        let mut indices: Vec<u64> = plan
+            .clusters()
+            .chain(others)
+            .map(|c| c.0 / entries)
+            .collect();
+        let mut touched = Vec::new();
+        if !plan.blocks.is_empty() || plan.table.is_some() {
+            let (offset, bytes) = self.refcounts.table_place();
+            let table = Run {
+                first: self.geometry.host_cluster(offset),
+                clusters: self.geometry.clusters_for(bytes),
+            };
+            touched.extend(table.iter());
+            if plan.table.is_some() {
+                indices.extend(table.iter().map(|cluster| cluster.0 / entries));
+            }
+        }
+        indices.sort_unstable();
+        indices.dedup();
+        for index in indices {
+            let block = self.refcounts.block_offset(index)?;
+            touched.extend(block.map(|offset| self.geometry.host_cluster(offset)));
+        }
+        Ok(touched)
+    }
+
     /// Writes changed refcount blocks to their places. No sync.
     pub(crate) fn write_blocks(&mut self) -> Result<()> {
         self.refcounts.write_blocks()

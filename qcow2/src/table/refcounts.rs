@@ -92,7 +92,7 @@ impl<'a> Refcounts<'a> {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the entry has reserved bits or is not on a cluster boundary.
-    fn block_offset(&self, index: u64) -> Result<Option<HostOffset>> {
+    pub(super) fn block_offset(&self, index: u64) -> Result<Option<HostOffset>> {
         if let Some(block) = self.changed.get(&index) {
             return Ok(Some(block.host));
         }
