@@ -19,7 +19,8 @@ pub(super) fn of(file: &File, byte: u64) -> Option<String> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| holds(*pid, &wanted, byte, file));
     let pid = { ids }.next()?;
-    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // It may have ended since.
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let name: String = String::from_utf8_lossy(&name)
         .trim_end()
         .chars()

@@ -38,7 +38,7 @@ pub(super) struct Layout {
     pub(super) mapped: u64,
     /// They are in the external data file, at the guest's offsets.
     pub(super) in_data_file: bool,
-    /// Bytes of the external data file, at least.
+    /// Bytes of the external data file, at least; 0 without one.
     pub(super) data_file_bytes: u64,
 }
 
@@ -61,10 +61,10 @@ impl Layout {
             l2_tables: if preallocate { l1_entries } else { 0 },
             mapped: if preallocate { guest_clusters } else { 0 },
             in_data_file: checked.options.data_file.is_some(),
-            data_file_bytes: if preallocate {
-                mapped_bytes
-            } else {
-                checked.size
+            data_file_bytes: match preallocate {
+                _ if checked.options.data_file.is_none() => 0,
+                true => mapped_bytes,
+                false => checked.size,
             },
         };
         layout.fit_refcounts()?;

@@ -226,6 +226,15 @@ fn sizes_beyond_what_fits_are_refused_at_once() {
             Err(Error::Refused(_))
         ));
     }
+    // Without preallocation only the length of the L1 table limits the disk.
+    for (size, fits) in [(65 << 50, true), (1 << 61, true), ((1 << 61) + 1, false)] {
+        let options = CreateOptions {
+            cluster_size: 2 << 20,
+            ..sized(size)
+        };
+        let layout = options.check().and_then(|c| Layout::new(&c));
+        assert_eq!(layout.is_ok(), fits, "{size}");
+    }
     for preallocation in [Preallocation::Falloc, Preallocation::Full] {
         let options = CreateOptions {
             preallocation,
