@@ -30,6 +30,9 @@ pub(crate) fn open(spec: &ImageSpec, writable: bool, locks: LockMode) -> Result<
     let name = spec.given.as_os_str();
     let path = spec.file.path.as_ref();
     let failed = |e: Error| cmd::open_failure(name, words(&e, path));
+    if writable && spec.read_only {
+        return Err(cmd::open_failure(name, "Block node is read-only"));
+    }
     let access = if writable {
         Access::ReadWrite
     } else {

@@ -83,6 +83,8 @@ pub(crate) struct ImageSpec {
     pub(crate) key_secret: Option<String>,
     /// `force-share`, where given among the options.
     pub(crate) force_share: Option<bool>,
+    /// It may not be written, as the options have it.
+    pub(crate) read_only: bool,
     /// Warnings about the notation, to be printed before the image is opened.
     pub(crate) warnings: Vec<String>,
 }
@@ -154,6 +156,7 @@ impl ImageSpec {
             backing: Backing::default(),
             key_secret: None,
             force_share: None,
+            read_only: false,
             warnings: Vec::new(),
         }
     }
@@ -227,6 +230,15 @@ impl Options {
         self.take(name).flatten()
     }
 
+    /// Whether the option called `name` is there and on. It stays in the list.
+    fn flag(&self, name: &str) -> Result<bool, SpecError> {
+        let given = self.pairs.iter().find(|(known, _)| known == name);
+        match given {
+            Some((_, Some(value))) => parse_flag(name, value),
+            _ => Ok(false),
+        }
+    }
+
     fn has_below(&self, prefix: &str) -> bool {
         self.pairs.iter().any(|(name, _)| name.starts_with(prefix))
     }
@@ -240,6 +252,8 @@ impl Options {
                     .into(),
             });
         }
+        // Of the image or of its file: either keeps it from being written.
+        let read_only = self.flag("read-only")? | self.flag("file.read-only")?;
         let driver = self.take_text("driver");
         let driver = driver_named(driver.as_deref())?;
         let file = match driver {
@@ -258,6 +272,7 @@ impl Options {
             }
         };
         let mut spec = ImageSpec::plain(given, driver, file);
+        spec.read_only = read_only;
         spec.force_share = self
             .take_text("force-share")
             .map(|on| parse_flag("force-share", &on))
@@ -544,5 +559,20 @@ mod tests {
         assert_eq!(spec.backing, Backing::Nothing);
         assert_eq!(spec.data_file.unwrap().path, "d");
         assert_eq!(spec.warnings.len(), 2);
+    }
+
+    #[test]
+    fn either_layer_may_be_read_only() {
+        for (text, expected) in [
+            ("driver=qcow2,file.filename=x", false),
+            ("driver=qcow2,file.filename=x,read-only=off", false),
+            ("driver=qcow2,file.filename=x,read-only=on", true),
+            ("driver=qcow2,file.filename=x,file.read-only=on", true),
+            ("driver=file,filename=x,read-only=on", true),
+        ] {
+            assert_eq!(options(text).unwrap().read_only, expected, "{text}");
+        }
+        let json = r#"json:{"driver":"qcow2","read-only":true,"file":{"filename":"x"}}"#;
+        assert!(name(json).unwrap().read_only);
     }
 }
