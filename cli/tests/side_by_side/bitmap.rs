@@ -117,6 +117,9 @@ fn actions_and_their_messages() {
         "bitmap --add missing new",
         "bitmap --image-opts --add driver=qcow2,file.filename=a new",
         "bitmap --image-opts --clear driver=qcow2,file.filename=a on",
+        "bitmap --image-opts --add driver=qcow2,file.filename=a,read-only=on new",
+        "bitmap --image-opts --add driver=qcow2,file.filename=a,read-only=off new",
+        "bitmap --image-opts --add driver=qcow2,file.filename=a,file.read-only=on new",
     ] {
         same(&mut pair, line);
     }
@@ -141,6 +144,32 @@ fn images_that_keep_no_bitmaps() {
     pair.make(&["create", "-q", "-f", "qcow2", "base.qcow2", "64M"]);
     patch(&pair.work(), "base.qcow2", "base.qcow2", &[(79, &[2])]);
     same(&mut pair, "bitmap --add a new");
+    pair.finish();
+}
+
+/// What another program has made worthless goes away, but not in silence.
+#[test]
+fn void_bitmaps_go_with_a_warning() {
+    let Some(mut pair) = Pair::new() else { return };
+    base(&pair);
+    patch(&pair.work(), "base.qcow2", "void.qcow2", &[(95, &[0])]);
+    for line in [
+        "bitmap --add a new",
+        "bitmap --remove a on",
+        "bitmap --merge on a off",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let outcomes = [Pair::qemu, Pair::ours].map(|run| {
+            fs::copy(pair.work().join("void.qcow2"), pair.work().join("a")).unwrap();
+            run(&pair, &words)
+        });
+        assert!(
+            outcomes[1]
+                .stderr
+                .contains("a program lacking bitmap support")
+        );
+        pair.note(&words, &outcomes[0], &outcomes[1]);
+    }
     pair.finish();
 }
 

@@ -38,6 +38,7 @@ pub struct BitmapEdit<'i> {
     slots: Vec<Slot>,
     /// Entries of the directory on disk that will not be in the next.
     removed: Vec<BitmapDirectoryEntry>,
+    voided: bool,
 }
 
 impl<'i> BitmapEdit<'i> {
@@ -45,7 +46,8 @@ impl<'i> BitmapEdit<'i> {
         image.require_writable()?;
         let bitmaps = image.bitmaps()?;
         // Where the autoclear bit is off the directory means nothing any more.
-        let entries = if bitmaps.is_voided() {
+        let voided = bitmaps.is_voided();
+        let entries = if voided {
             Vec::new()
         } else {
             bitmaps.into_entries()?
@@ -55,7 +57,15 @@ impl<'i> BitmapEdit<'i> {
             image,
             slots,
             removed: Vec::new(),
+            voided,
         })
+    }
+
+    /// Whether the image had bitmaps that were void, because a program that doesn't keep
+    /// bitmaps wrote to it: they are gone after the next [`commit`](Self::commit).
+    #[must_use]
+    pub fn drops_void_bitmaps(&self) -> bool {
+        self.voided
     }
 
     /// The image's default: its cluster size, but within 4 KiB to 64 KiB.

@@ -31,9 +31,13 @@ pub(super) fn run(args: &BitmapArgs) -> Result<Exit, Failure> {
         return Err(on_raw(args));
     };
     let name = image.name().to_owned();
+    let version = image.header().version;
     let mut edit = image
         .edit_bitmaps()
         .map_err(|e| Failure::Message(chain(&e)))?;
+    if edit.drops_void_bitmaps() {
+        progname::voided_bitmaps(version);
+    }
     for action in &args.actions {
         act(&mut edit, args, action, source.as_ref())
             .map_err(|e| failed(args, action, &name, &e))?;
