@@ -4,7 +4,7 @@ mod backing;
 mod options;
 mod plan;
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, io::Write as _, os::unix::ffi::OsStrExt as _, path::Path};
 
 use clap::{Args, ValueHint};
 use qcow2::image::create::{create, create_raw};
@@ -129,11 +129,12 @@ impl Run for CreateArgs {
         let (format, file) = self.target(name).map_err(about)?;
         let values = self.values(format, &list, size, name).map_err(about)?;
         if !self.quiet {
-            let listing = values.listing();
-            output::print(format_args!(
-                "Formatting '{shown}', fmt={} {listing}",
-                self.format
-            ))?;
+            // The name as it is: it need not be UTF-8.
+            let mut out = output::stdout();
+            out.write_all(b"Formatting '")?;
+            out.write_all(name.as_bytes())?;
+            writeln!(out, "', fmt={} {}", self.format, values.listing())?;
+            out.flush()?;
         }
         if self.no_clobber && std::fs::symlink_metadata(&file.path).is_ok() {
             return Err(about(format!(
