@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueHint};
 use qcow2::{
     Image,
-    bitmap::{self, CopiedBitmap, CopyRequest},
+    bitmap::{self, BitmapError, CopiedBitmap, CopyRequest},
     io::LockMode,
 };
 
@@ -20,6 +20,7 @@ use crate::{
     exit::Exit,
     open::{Opened, open},
     output::{self, Form, Json, Tree, escape_control},
+    progname,
     size::Human,
 };
 
@@ -159,8 +160,15 @@ impl Run for MigrateArgs {
             [] => bitmap::all_bitmaps(&source).map_err(text)?,
             named => named.iter().map(Rename::request).collect(),
         };
+        if target.bitmaps().is_ok_and(|bitmaps| bitmaps.is_voided()) {
+            progname::warning(format_args!(
+                "'{}' was written by a program that doesn't keep bitmaps: those that it has are \
+                 void and go away",
+                request.destination.to_string_lossy()
+            ));
+        }
         let moved = bitmap::copy_bitmaps(&source, &mut target, &bitmaps, request.force);
-        let moved = moved.map_err(text)?;
+        let moved = moved.map_err(|e| refusal(&request, &e))?;
         if request.remove_source {
             let mut edit = source.edit_bitmaps().map_err(text)?;
             for bitmap in &bitmaps {
@@ -192,6 +200,31 @@ fn open_qcow2(name: &OsStr, writable: bool, locks: LockMode) -> Result<Option<Im
         Opened::Qcow2(image) => Ok(Some(*image)),
         Opened::Raw(_) => Ok(None),
     }
+}
+
+/// Why nothing was written, with the image that stands in the way.
+fn refusal(request: &Request, error: &qcow2::Error) -> Failure {
+    let source = request.source.to_string_lossy();
+    let target = request.destination.to_string_lossy();
+    let qcow2::Error::Bitmap(fault) = error else {
+        return Failure::Message(chain(error));
+    };
+    let words = fault.to_string();
+    let text = match fault {
+        BitmapError::DifferentSizes { target: to, origin } => format!(
+            "The disks differ in size: '{source}' has {origin} bytes, '{target}' {to}; a bitmap \
+             only fits a disk of the same size"
+        ),
+        BitmapError::Exists { .. } => format!("'{target}': {words} (--force replaces it)"),
+        BitmapError::Inconsistent { .. } if request.bitmaps.is_empty() => {
+            format!("'{source}': {words}; --bitmap NAME moves the others")
+        }
+        BitmapError::NotFound { .. }
+        | BitmapError::Inconsistent { .. }
+        | BitmapError::Unusable { .. } => format!("'{source}': {words}"),
+        _ => format!("'{target}': {words}"),
+    };
+    Failure::Message(text)
 }
 
 fn no_bitmaps(name: &OsStr, what: &str) -> Failure {
@@ -304,6 +337,34 @@ mod tests {
             to: to.into(),
         });
         assert_eq!(bitmaps, expected);
+    }
+
+    #[test]
+    fn a_refusal_names_the_image() {
+        let name = || "x".to_owned();
+        let said = |bitmaps: &[&str], fault: BitmapError| match refusal(
+            &request(bitmaps).unwrap(),
+            &fault.into(),
+        ) {
+            Failure::Message(text) => text,
+            other => panic!("{other:?}"),
+        };
+        let sizes = BitmapError::DifferentSizes {
+            target: 1,
+            origin: 2,
+        };
+        assert_eq!(
+            said(&[], sizes),
+            "The disks differ in size: 'a' has 2 bytes, 'b' 1; a bitmap only fits a disk of the \
+             same size"
+        );
+        let exists = BitmapError::Exists { name: name() };
+        assert!(said(&[], exists).ends_with("(--force replaces it)"));
+        assert!(said(&["x"], BitmapError::NotFound { name: name() }).starts_with("'a': "));
+        assert!(said(&[], BitmapError::Version2).starts_with("'b': "));
+        let crashed = BitmapError::Inconsistent { name: name() };
+        assert!(said(&[], crashed.clone()).contains("--bitmap"));
+        assert!(!said(&["x"], crashed).contains("--bitmap"));
     }
 
     #[test]
