@@ -1,5 +1,7 @@
 //! [`Bitmaps`]: the bitmap directory of an image.
 
+use std::collections::HashSet;
+
 use crate::{
     Error, Image, Result,
     addr::HostOffset,
@@ -14,6 +16,8 @@ pub struct Bitmaps {
     extension: Option<BitmapsExtension>,
     directory: BitmapDirectory,
     voided: bool,
+    /// Entries, by their index, whose table lies on that of another entry.
+    overlapping: HashSet<usize>,
 }
 
 impl Bitmaps {
@@ -30,6 +34,7 @@ impl Bitmaps {
                 ..BitmapDirectory::default()
             },
             voided,
+            overlapping: HashSet::new(),
         };
         let extension = match area.extensions().bitmaps() {
             Ok(None) => return Ok(Self::default()),
@@ -58,10 +63,12 @@ impl Bitmaps {
             .read_padded(at.0, &mut raw)
             .map_err(Error::io(format!("reading the bitmap directory at {at}")))?;
         let directory = BitmapDirectory::parse(&raw, at, extension.nb_bitmaps);
+        let overlapping = overlapping(&directory.entries);
         Ok(Self {
             extension: Some(extension),
             directory,
             voided,
+            overlapping,
         })
     }
 
@@ -107,7 +114,15 @@ impl Bitmaps {
             .extension
             .map_or(HostOffset(0), |extension| extension.directory_offset);
         let located = self.directory.located(base);
-        located.map(move |(offset, entry)| Bitmap::new(image, entry, offset, self.voided))
+        (0..)
+            .zip(located)
+            .map(move |(index, (offset, entry))| Bitmap {
+                image,
+                entry,
+                offset,
+                voided: self.voided,
+                overlaps: self.overlapping.contains(&index),
+            })
     }
 
     /// The bitmap of this name.
@@ -122,5 +137,58 @@ impl Bitmaps {
             Some(fault) if !self.voided => Err(Error::Refused(fault.to_string())),
             _ => Err(BitmapError::NotFound { name: lossy(name) }.into()),
         }
+    }
+}
+
+/// The entries, by their index, whose tables share bytes with another entry's. They
+/// can't both be right; and reading one table for each of 65535 entries would take for
+/// ever.
+fn overlapping(entries: &[BitmapDirectoryEntry]) -> HashSet<usize> {
+    let mut tables: Vec<(u64, u64, usize)> = (0..)
+        .zip(entries)
+        .filter(|(_, entry)| entry.table_size > 0)
+        .map(|(index, entry)| {
+            let start = entry.table_offset.0;
+            let end = start.saturating_add(u64::from(entry.table_size) * 8);
+            (start, end, index)
+        })
+        .collect();
+    tables.sort_unstable();
+    let mut overlapping = HashSet::new();
+    let mut furthest = None;
+    for &(start, end, index) in &tables {
+        if let Some((other_end, other)) = furthest
+            && start < other_end
+        {
+            overlapping.extend([index, other]);
+        }
+        if furthest.is_none_or(|(other_end, _)| end > other_end) {
+            furthest = Some((end, index));
+        }
+    }
+    overlapping
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(table_offset: u64, table_size: u32) -> BitmapDirectoryEntry {
+        BitmapDirectoryEntry {
+            table_offset: HostOffset(table_offset),
+            table_size,
+            ..BitmapDirectoryEntry::default()
+        }
+    }
+
+    #[test]
+    fn tables_that_share_bytes_are_found() {
+        let apart = [entry(0x3000, 512), entry(0x1000, 512), entry(0x2000, 512)];
+        assert!(overlapping(&apart).is_empty());
+        let shared = [entry(0x1000, 1), entry(0x9000, 1), entry(0x1000, 1)];
+        assert_eq!(overlapping(&shared), HashSet::from([0, 2]));
+        let around = [entry(0x1000, 0x1000), entry(0x2000, 1), entry(0x3000, 1)];
+        assert_eq!(overlapping(&around), HashSet::from([0, 1, 2]));
+        assert!(overlapping(&[entry(0, 0), entry(0, 0)]).is_empty());
     }
 }

@@ -301,7 +301,15 @@ impl<'i> BitmapEdit<'i> {
             .get(index)
             .filter(|slot| slot.new_content().is_none())
         {
-            Bitmap::new(self.image, &slot.entry, HostOffset::default(), false).require_usable()?;
+            // Tables that overlap are found by the walk before the commit.
+            let bitmap = Bitmap {
+                image: self.image,
+                entry: &slot.entry,
+                offset: HostOffset::default(),
+                voided: false,
+                overlaps: false,
+            };
+            bitmap.require_usable()?;
         }
         Ok(index)
     }

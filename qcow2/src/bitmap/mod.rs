@@ -81,23 +81,11 @@ pub struct Bitmap<'a> {
     offset: HostOffset,
     /// The autoclear bit is off: nothing about the bitmaps holds any more.
     voided: bool,
+    /// Its table lies on that of another bitmap.
+    overlaps: bool,
 }
 
 impl<'a> Bitmap<'a> {
-    fn new(
-        image: &'a Image,
-        entry: &'a BitmapDirectoryEntry,
-        offset: HostOffset,
-        voided: bool,
-    ) -> Self {
-        Self {
-            image,
-            entry,
-            offset,
-            voided,
-        }
-    }
-
     /// The name, 1 to 1023 bytes, usually UTF-8.
     #[must_use]
     pub fn name(&self) -> &'a [u8] {
@@ -135,6 +123,9 @@ impl<'a> Bitmap<'a> {
         }
         if self.voided {
             return BitmapState::Inconsistent;
+        }
+        if self.overlaps {
+            return BitmapState::Corrupt("its table lies on another bitmap's".into());
         }
         if let Err(e) = self.check_entry() {
             return BitmapState::Corrupt(e.to_string());

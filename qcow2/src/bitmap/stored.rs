@@ -114,6 +114,12 @@ impl StoredBits {
             }
             table.push(entry);
         }
+        if let Some(offset) = named_twice(&table) {
+            return Err(wrong(
+                format!("the cluster at {offset} named twice"),
+                "each cluster once".into(),
+            ));
+        }
         Ok(Self {
             storage: Arc::clone(storage),
             geometry,
@@ -292,6 +298,21 @@ impl StoredBits {
         bitmap.finish();
         Ok(bitmap)
     }
+}
+
+/// A cluster that two entries name. Bits that are there once must not fill memory
+/// many times over.
+fn named_twice(table: &[BitmapTableEntry]) -> Option<HostOffset> {
+    let mut offsets: Vec<HostOffset> = table
+        .iter()
+        .filter_map(|entry| match entry.cluster() {
+            BitmapCluster::Data(offset) => Some(offset),
+            BitmapCluster::Zeros | BitmapCluster::Ones => None,
+        })
+        .collect();
+    offsets.sort_unstable();
+    let mut pairs = offsets.iter().zip(offsets.iter().skip(1));
+    pairs.find(|(a, b)| a == b).map(|(offset, _)| *offset)
 }
 
 /// A bitmap over `len` bytes made from linear-form `bytes`.
