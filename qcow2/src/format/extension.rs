@@ -202,7 +202,17 @@ impl Extensions {
             Some(extension) => *extension = new,
             None => self.list.push(new),
         }
-        // What is written has an end marker, and nothing behind it.
+        self.complete();
+    }
+
+    /// Makes the list one that may stand anywhere: with an end marker and nothing behind
+    /// it, and with all of its padding, of which the last extension may lack some where
+    /// the area ended.
+    pub(crate) fn complete(&mut self) {
+        for extension in &mut self.list {
+            let padding = padding_len(extension.data.len());
+            extension.padding.resize(padding, 0);
+        }
         self.end.get_or_insert(0);
         self.rest.clear();
     }

@@ -201,8 +201,7 @@ impl HeaderArea {
     fn lay_out(&mut self) -> Result<()> {
         let start = usize::try_from(self.header.header_length).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
-        self.extensions.rest.clear();
-        self.extensions.end.get_or_insert(0);
+        self.extensions.complete();
         self.extensions.encode(&mut bytes);
         let name = self.header.backing_file.clone().unwrap_or_default();
         let old_name = usize::try_from(self.header.backing_file_offset).unwrap_or(0);
@@ -316,6 +315,29 @@ mod tests {
             kind: ExtensionType(77),
             data: vec![1],
             padding: vec![8; 7],
+        }
+    }
+
+    #[test]
+    fn padding_that_the_list_lacked_at_its_end_is_there_before_another_extension() {
+        let mut bytes = Vec::new();
+        header(12, None).encode(&mut bytes);
+        let name_at = bytes.len() + 8 + 13;
+        bytes.extend(ExtensionType::DATA_FILE.0.to_be_bytes());
+        bytes.extend([0, 0, 0, 13]);
+        bytes.extend(b"some-data.rawbase.raw");
+        bytes[15] = u8::try_from(name_at).unwrap();
+        bytes[19] = 8;
+        bytes.resize(4096, 0);
+        let mut area = HeaderArea::from_cluster(bytes).unwrap();
+        for extension in [None, Some(bitmaps(0x10000))] {
+            area.set_bitmaps_extension(extension).unwrap();
+            let again = HeaderArea::from_cluster(area.encode()).unwrap();
+            assert_eq!(again.extensions().bitmaps().unwrap(), extension);
+            let data_file = again.extensions().data_file();
+            assert_eq!(data_file, Some(&b"some-data.raw"[..]));
+            let name = again.header().backing_file.as_deref();
+            assert_eq!(name, Some(&b"base.raw"[..]));
         }
     }
 
