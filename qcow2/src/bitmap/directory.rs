@@ -63,7 +63,13 @@ impl Bitmaps {
             .read_padded(at.0, &mut raw)
             .map_err(Error::io(format!("reading the bitmap directory at {at}")))?;
         let directory = BitmapDirectory::parse(&raw, at, extension.nb_bitmaps);
-        let overlapping = overlapping(&directory.entries);
+        // An entry that can't be used anyway doesn't take the others down with it.
+        let header = area.header();
+        let usable = |entry: &BitmapDirectoryEntry| {
+            let checked = entry.check(header.geometry(), header.size, HostOffset(0));
+            checked.is_ok()
+        };
+        let overlapping = overlapping(&directory.entries, usable);
         Ok(Self {
             extension: Some(extension),
             directory,
@@ -140,13 +146,16 @@ impl Bitmaps {
     }
 }
 
-/// The entries, by their index, whose tables share bytes with another entry's. They
+/// Of the `usable` entries those, by their index, whose tables share bytes. They
 /// can't both be right; and reading one table for each of 65535 entries would take for
 /// ever.
-fn overlapping(entries: &[BitmapDirectoryEntry]) -> HashSet<usize> {
+fn overlapping(
+    entries: &[BitmapDirectoryEntry],
+    usable: impl Fn(&BitmapDirectoryEntry) -> bool,
+) -> HashSet<usize> {
     let mut tables: Vec<(u64, u64, usize)> = (0..)
         .zip(entries)
-        .filter(|(_, entry)| entry.table_size > 0)
+        .filter(|(_, entry)| usable(entry))
         .map(|(index, entry)| {
             let start = entry.table_offset.0;
             let end = start.saturating_add(u64::from(entry.table_size) * 8);
@@ -183,12 +192,16 @@ mod tests {
 
     #[test]
     fn tables_that_share_bytes_are_found() {
+        let usable = |entry: &BitmapDirectoryEntry| entry.table_size < 0x10000;
+        let found = |entries: &[_]| overlapping(entries, usable);
         let apart = [entry(0x3000, 512), entry(0x1000, 512), entry(0x2000, 512)];
-        assert!(overlapping(&apart).is_empty());
+        assert!(found(&apart).is_empty());
         let shared = [entry(0x1000, 1), entry(0x9000, 1), entry(0x1000, 1)];
-        assert_eq!(overlapping(&shared), HashSet::from([0, 2]));
+        assert_eq!(found(&shared), HashSet::from([0, 2]));
         let around = [entry(0x1000, 0x1000), entry(0x2000, 1), entry(0x3000, 1)];
-        assert_eq!(overlapping(&around), HashSet::from([0, 1, 2]));
-        assert!(overlapping(&[entry(0, 0), entry(0, 0)]).is_empty());
+        assert_eq!(found(&around), HashSet::from([0, 1, 2]));
+        // One that can't be used is not held against the others.
+        let absurd = [entry(0x1000, u32::MAX), entry(0x2000, 1), entry(0x3000, 1)];
+        assert!(found(&absurd).is_empty());
     }
 }
