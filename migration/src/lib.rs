@@ -1,0 +1,25 @@
+//! QEMU's migration stream, as far as dirty bitmaps need it.
+//!
+//! A stream is a header, a configuration, and *sections*: START, PART and END of what is
+//! sent in pieces, FULL of what is sent at once. Sections carry no length: a reader has to
+//! know how to parse whatever comes before what it wants. Dirty bitmaps are the section
+//! `dirty-bitmap`; its content is a list of *chunks*.
+//!
+//! ```text
+//!  "QEVM" 3 │ CONFIGURATION │ START dirty-bitmap │ PART … │ END dirty-bitmap │ EOF
+//!                             START of each bitmap  BITS     BITS, COMPLETE
+//! ```
+//!
+//! Numbers are big-endian; a *sector* is 512 bytes of the disk.
+
+mod chunk;
+mod error;
+mod limits;
+mod section;
+
+pub use chunk::{BitmapFlags, Chunk, SECTOR, Sectors};
+pub use error::{Error, Result};
+pub use limits::Limits;
+pub use section::{
+    BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section, SectionKind,
+};
