@@ -12,11 +12,16 @@
 //!
 //! Numbers are big-endian; a *sector* is 512 bytes of the disk.
 
+mod alias;
 mod chunk;
 mod error;
 mod limits;
 mod section;
 
+pub use alias::{
+    AliasMap, BitmapAlias, Local, NodeAlias, Unmapped, Wire, make_node_alias,
+    well_formed_node_alias,
+};
 pub use chunk::{BitmapFlags, Chunk, SECTOR, Sectors};
 pub use error::{Error, Result};
 pub use limits::Limits;
