@@ -16,15 +16,18 @@ mod alias;
 mod chunk;
 mod error;
 mod limits;
+mod output;
 mod section;
 
 pub use alias::{
     AliasMap, BitmapAlias, Local, NodeAlias, Unmapped, Wire, make_node_alias,
     well_formed_node_alias,
 };
-pub use chunk::{BitmapFlags, Chunk, SECTOR, Sectors};
+pub use chunk::{BitmapFlags, Chunk, ChunkLayout, ChunkWriter, SECTOR, Sectors, write_bits};
 pub use error::{Error, Result};
 pub use limits::Limits;
+pub use output::Output;
 pub use section::{
     BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section, SectionKind,
+    StreamWriter,
 };

@@ -1,6 +1,15 @@
 //! The chunks of a `dirty-bitmap` section.
 
+mod bits;
+mod encode;
+mod flags;
+mod layout;
+
 use hbitmap::Granularity;
+
+pub use bits::write_bits;
+pub use encode::ChunkWriter;
+pub use layout::ChunkLayout;
 
 /// Bytes in a sector, the unit of a chunk's range, whatever the disk's own sectors are.
 pub const SECTOR: u64 = 512;

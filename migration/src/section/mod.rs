@@ -1,8 +1,12 @@
 //! The sections of a stream and what else stands between header and end.
 
+mod code;
+mod writer;
+
 use std::fmt;
 
 use crate::Chunk;
+pub use writer::StreamWriter;
 
 /// How a section carries its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,21 +59,44 @@ pub struct Command<'a> {
 }
 
 impl Command<'_> {
+    /// The sender listens to a return path.
+    pub const OPEN_RETURN_PATH: u16 = 1;
+    /// A number that the receiver sends back on the return path.
+    pub const PING: u16 = 2;
+    /// Postcopy is possible: of dirty bitmaps without an argument, of RAM with 16 bytes.
+    pub const POSTCOPY_ADVISE: u16 = 3;
+    /// What was announced for postcopy may come from now on.
+    pub const POSTCOPY_LISTEN: u16 = 4;
+    /// The machine goes on at the receiver.
+    pub const POSTCOPY_RUN: u16 = 5;
+    /// Pages of RAM that the receiver is to drop.
+    pub const POSTCOPY_RAM_DISCARD: u16 = 6;
+    /// A nested stream follows; the argument is its length.
+    pub const PACKAGED: u16 = 7;
+    /// Checkpoints follow one another for ever.
+    pub const ENABLE_COLO: u16 = 8;
+    /// A broken postcopy of RAM goes on.
+    pub const POSTCOPY_RESUME: u16 = 9;
+    /// The sender asks which pages of RAM have arrived.
+    pub const RECV_BITMAP: u16 = 10;
+    /// The source has stopped (machine types from 10.0 on).
+    pub const SWITCHOVER_START: u16 = 11;
+
     /// Its name in QEMU's words; `None` if the number is unknown.
     #[must_use]
     pub const fn name(&self) -> Option<&'static str> {
         Some(match self.number {
-            1 => "OPEN_RETURN_PATH",
-            2 => "PING",
-            3 => "POSTCOPY_ADVISE",
-            4 => "POSTCOPY_LISTEN",
-            5 => "POSTCOPY_RUN",
-            6 => "POSTCOPY_RAM_DISCARD",
-            7 => "PACKAGED",
-            8 => "ENABLE_COLO",
-            9 => "POSTCOPY_RESUME",
-            10 => "RECV_BITMAP",
-            11 => "SWITCHOVER_START",
+            Self::OPEN_RETURN_PATH => "OPEN_RETURN_PATH",
+            Self::PING => "PING",
+            Self::POSTCOPY_ADVISE => "POSTCOPY_ADVISE",
+            Self::POSTCOPY_LISTEN => "POSTCOPY_LISTEN",
+            Self::POSTCOPY_RUN => "POSTCOPY_RUN",
+            Self::POSTCOPY_RAM_DISCARD => "POSTCOPY_RAM_DISCARD",
+            Self::PACKAGED => "PACKAGED",
+            Self::ENABLE_COLO => "ENABLE_COLO",
+            Self::POSTCOPY_RESUME => "POSTCOPY_RESUME",
+            Self::RECV_BITMAP => "RECV_BITMAP",
+            Self::SWITCHOVER_START => "SWITCHOVER_START",
             _ => return None,
         })
     }

@@ -1,0 +1,26 @@
+//! The bytes that tell what comes next.
+
+use super::SectionKind;
+
+/// "QEVM".
+pub(crate) const MAGIC: [u8; 4] = *b"QEVM";
+/// The one version of a stream.
+pub(crate) const VERSION: u32 = 3;
+
+pub(crate) const EOF: u8 = 0x00;
+pub(crate) const VMDESCRIPTION: u8 = 0x06;
+pub(crate) const CONFIGURATION: u8 = 0x07;
+pub(crate) const COMMAND: u8 = 0x08;
+pub(crate) const FOOTER: u8 = 0x7e;
+
+impl SectionKind {
+    /// The byte that begins the section.
+    pub(crate) const fn to_byte(self) -> u8 {
+        match self {
+            Self::Start => 0x01,
+            Self::Part => 0x02,
+            Self::End => 0x03,
+            Self::Full => 0x04,
+        }
+    }
+}
