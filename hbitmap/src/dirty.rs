@@ -253,6 +253,32 @@ impl DirtyBitmap {
         Ok(())
     }
 
+    /// The operation that has the bitmap replaces the bits of a range by their
+    /// [linear form](HBitmap::load_linear). Writes recorded there before are gone, unless
+    /// they are in a successor.
+    ///
+    /// # Errors
+    /// [`Error::NotBusy`], [`Error::Inconsistent`], and those of
+    /// [`HBitmap::load_linear`].
+    pub fn load_linear(&mut self, range: Range<u64>, data: &[u8]) -> Result<()> {
+        self.taken()?;
+        self.bits.load_linear(range.clone(), data)?;
+        self.touch(range);
+        Ok(())
+    }
+
+    /// The operation that has the bitmap makes a range of the linear form all clean.
+    ///
+    /// # Errors
+    /// [`Error::NotBusy`], [`Error::Inconsistent`], and those of
+    /// [`HBitmap::load_zeros`].
+    pub fn load_zeros(&mut self, range: Range<u64>) -> Result<()> {
+        self.taken()?;
+        self.bits.load_zeros(range.clone())?;
+        self.touch(range);
+        Ok(())
+    }
+
     /// From now on its bits don't count: it was lost, cut off or overtaken. An operation
     /// that has it frozen can still end.
     pub fn mark_inconsistent(&mut self) {
@@ -342,6 +368,12 @@ impl DirtyBitmap {
     }
 
     /// Which chunks changed since [`follow`](Self::follow).
+    #[must_use]
+    pub const fn meta(&self) -> Option<&MetaBitmap> {
+        self.meta.as_ref()
+    }
+
+    /// The same, to take them.
     pub const fn meta_mut(&mut self) -> Option<&mut MetaBitmap> {
         self.meta.as_mut()
     }
@@ -386,6 +418,16 @@ impl DirtyBitmap {
             })
         } else {
             Ok(())
+        }
+    }
+
+    fn taken(&self) -> Result<()> {
+        if self.is_busy() {
+            self.consistent()
+        } else {
+            Err(Error::NotBusy {
+                name: self.name.clone(),
+            })
         }
     }
 

@@ -104,6 +104,13 @@ pub enum Error {
         name: String,
     },
 
+    /// The bitmap is not in use by an operation, and only one may do this.
+    #[error("Bitmap '{name}' is not in use by an operation")]
+    NotBusy {
+        /// Name of the bitmap.
+        name: String,
+    },
+
     /// The bitmap's bits can't be relied upon, since it was not stored properly.
     #[error("Bitmap '{name}' is inconsistent and cannot be used")]
     Inconsistent {

@@ -64,9 +64,18 @@ impl MetaBitmap {
     /// The first run of changed chunks at or after `from`, at most `max_chunks` of them;
     /// from now on they count as unchanged. To be called before the bits are read.
     pub fn take(&mut self, from: u64, max_chunks: u64) -> Option<Range<u64>> {
-        let end = self.changed.len();
+        self.take_in(from..self.changed.len(), max_chunks)
+    }
+
+    /// The same, of the chunks that are at least in part in a range.
+    pub fn take_in(&mut self, range: Range<u64>, max_chunks: u64) -> Option<Range<u64>> {
         let bits = self.chunk().bits();
-        let first = self.changed.next_dirty(from..end)? >> bits << bits;
+        let end = range.end.min(self.changed.len());
+        let first = self.changed.next_dirty(range.start..end)? >> bits << bits;
+        // Up to the end of the last chunk that the range reaches.
+        let end = ((end - 1) >> bits)
+            .saturating_add(1)
+            .saturating_mul(self.chunk().bytes());
         let most = max_chunks.saturating_mul(self.chunk().bytes());
         let range = self.changed.next_dirty_range(first..end, most)?;
         self.changed.reset(range.clone());
@@ -115,6 +124,18 @@ mod tests {
         assert_eq!(m.take(1500, 9), None);
         assert_eq!(m.take(0, 9), Some(0..1024));
         assert_eq!(m.count(), 0);
+    }
+
+    #[test]
+    fn taken_within_a_range() {
+        let mut m = meta();
+        m.touch_all();
+        assert_eq!(m.take_in(1025..2049, 9), Some(1024..3072));
+        assert_eq!(m.take_in(1025..3072, 9), None);
+        assert_eq!(m.take_in(0..1024, 9), Some(0..1024));
+        assert_eq!(m.take_in(5000..5000, 9), None);
+        assert_eq!(m.take_in(99_999..u64::MAX, 9), Some(97 * 1024..100_000));
+        assert_eq!(m.take_in(0..u64::MAX, 9), Some(3072..12 * 1024));
     }
 
     #[test]

@@ -168,3 +168,46 @@ fn changes_are_followed() {
     b.unfollow();
     assert!(b.meta_mut().is_none());
 }
+
+#[test]
+fn only_who_has_it_loads_into_it() {
+    let mut b = bitmap();
+    let half = 0..1 << 19;
+    assert!(matches!(
+        b.load_zeros(half.clone()),
+        Err(Error::NotBusy { name }) if name == "b"
+    ));
+    b.record(0..1 << 20);
+    b.set_busy(true).unwrap();
+    b.follow(Granularity::from_bytes(1 << 18).unwrap()).unwrap();
+    b.load_zeros(half.clone()).unwrap();
+    assert_eq!(ranges(&b), [1 << 19..1 << 20]);
+    assert_eq!(b.meta().unwrap().ranges().collect::<Vec<_>>(), [half]);
+    // What is recorded meanwhile stays, and so does what a load leaves alone.
+    b.record(0..1);
+    b.load_linear(1 << 18..1 << 19, &[1, 0, 0, 0, 0, 0, 0, 0x80])
+        .unwrap();
+    let (middle, end) = (1 << 18, 1 << 19);
+    assert_eq!(
+        ranges(&b),
+        [0..4096, middle..middle + 4096, end - 4096..1 << 20]
+    );
+    assert!(b.load_linear(0..1, &[0]).is_err());
+    assert!(b.load_linear(0..1 << 18, &[0; 7]).is_err());
+    b.set_busy(false).unwrap();
+    assert!(b.load_linear(0..1 << 18, &[0; 8]).is_err());
+
+    // A frozen one is loaded below its successor.
+    b.freeze().unwrap();
+    b.record(0..1);
+    b.load_zeros(0..1 << 20).unwrap();
+    assert!(b.bits().is_empty());
+    b.reclaim().unwrap();
+    assert_eq!(b.bits().count(), 1);
+    b.set_busy(true).unwrap();
+    b.mark_inconsistent();
+    assert!(matches!(
+        b.load_zeros(0..1 << 20),
+        Err(Error::Inconsistent { .. })
+    ));
+}
