@@ -3,9 +3,9 @@
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
 use qcow2::{
-    Error, Image, OpenOptions,
+    DataFilePolicy, Error, Image, OpenOptions,
     format::HeaderArea,
-    io::{Access, FileStorage, LockMode, Storage},
+    io::{Access, FileStorage, LockMode, Locking, Storage},
 };
 
 use crate::{
@@ -15,15 +15,44 @@ use crate::{
     progname,
 };
 
-/// What an image is opened for; decides which locks are taken.
+/// What an image is opened for; decides which locks are taken and which other files are
+/// opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// Its metadata is looked at.
     Info,
-    /// It is read.
+    /// Its disk's size or its bitmaps are read.
     Read,
     /// It is checked: also images that can't be used otherwise are opened.
     Check,
+    /// Its bitmaps are edited.
+    Edit,
+}
+
+impl Use {
+    fn access(self) -> Access {
+        match self {
+            Self::Info | Self::Read | Self::Check => Access::ReadOnly,
+            Self::Edit => Access::ReadWrite,
+        }
+    }
+
+    fn lock(self) -> LockMode {
+        match self {
+            Self::Info => LockMode::Info,
+            Self::Read | Self::Check => LockMode::Read,
+            Self::Edit => LockMode::ReadWrite,
+        }
+    }
+
+    /// Who only looks at metadata has no use for the guest's data.
+    fn data_file(self, spec: &ImageSpec) -> DataFilePolicy {
+        match (self, &spec.data_file) {
+            (Self::Edit, Some(named)) => DataFilePolicy::At(named.path.clone().into()),
+            (Self::Edit, None) => DataFilePolicy::Follow,
+            _ => DataFilePolicy::Leave,
+        }
+    }
 }
 
 /// An open image and the file that it is in.
@@ -88,6 +117,14 @@ impl Opened {
         }
     }
 
+    /// The image, if it is a qcow2 one.
+    pub(crate) fn into_qcow2(self) -> Option<Image> {
+        match self.content {
+            Content::Qcow2(image) => Some(*image),
+            Content::Checkable(_) | Content::Raw | Content::File => None,
+        }
+    }
+
     /// Bytes of the disk, in whole sectors as QEMU counts them.
     pub(crate) fn virtual_size(&self) -> u64 {
         match &self.content {
@@ -101,18 +138,29 @@ impl Opened {
 /// QEMU counts disks and files in sectors.
 const SECTOR: u64 = 512;
 
-/// Opens an image for reading. No other file is opened.
+/// Opens an image. Of other files only the data file is opened, and that for
+/// [`Use::Edit`] alone.
 ///
 /// # Errors
 /// What qemu-img prints after `Could not open 'name': `.
 pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
-    let lock = match (spec.force_share, what_for) {
-        (Some(true), _) => LockMode::None,
-        (_, Use::Info) => LockMode::Info,
-        (_, Use::Read | Use::Check) => LockMode::Read,
+    let access = what_for.access();
+    if access == Access::ReadWrite && spec.read_only {
+        return Err("Block node is read-only".into());
+    }
+    let lock = match spec.force_share {
+        Some(true) => LockMode::None,
+        _ => what_for.lock(),
     };
     let path = Path::new(&spec.file.path);
-    let file = FileStorage::open(path, Access::ReadOnly, lock).map_err(|e| words(&e, path))?;
+    let failed = |e: Error| words(&e, path);
+    let file = FileStorage::open(path, access, lock).map_err(failed)?;
+    if what_for != Use::Info && file.locking() == Locking::Unsupported {
+        progname::warning(format_args!(
+            "'{}' can't be locked: other users of it are not noticed",
+            spec.given.to_string_lossy()
+        ));
+    }
     let system = |e: io::Error| os_text(&e);
     let protocol = protocol(&file, path, spec)?;
     let size = file.size().map_err(system)?;
@@ -124,11 +172,14 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
     };
     let content = match driver {
         Driver::Qcow2 if what_for == Use::Check => {
-            Content::Checkable(Box::new(Checkable::new(file).map_err(|e| words(&e, path))?))
+            Content::Checkable(Box::new(Checkable::new(file).map_err(failed)?))
         }
         Driver::Qcow2 => {
-            let image = OpenOptions::new().lock(lock).open_file(file);
-            Content::Qcow2(Box::new(image.map_err(|e| words(&e, path))?))
+            let options = OpenOptions::new()
+                .writable(access == Access::ReadWrite)
+                .lock(lock)
+                .data_file(what_for.data_file(spec));
+            Content::Qcow2(Box::new(options.open_file(file).map_err(failed)?))
         }
         Driver::Raw => Content::Raw,
         Driver::Protocol(_) => Content::File,

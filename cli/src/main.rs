@@ -6,7 +6,6 @@ mod error;
 mod exit;
 mod getopt;
 mod image;
-mod open;
 mod opts;
 mod output;
 mod progname;

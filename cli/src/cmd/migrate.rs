@@ -10,7 +10,6 @@ use clap::{Args, ValueHint};
 use qcow2::{
     Image,
     bitmap::{self, BitmapError, CopiedBitmap, CopyRequest},
-    io::LockMode,
 };
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     cmd::{self, bitmap::hex},
     error::{Failure, chain},
     exit::Exit,
-    open::{Opened, open},
+    image::Use,
     output::{self, Form, Json, Tree, escape_control},
     progname,
     size::Human,
@@ -142,14 +141,14 @@ impl Run for MigrateArgs {
     fn run(self, _context: Context) -> Result<Exit, Failure> {
         let request = self.request()?;
         let text = |e: qcow2::Error| Failure::Message(chain(&e));
-        let source_locks = if request.remove_source {
-            LockMode::ReadWrite
+        let source_use = if request.remove_source {
+            Use::Edit
         } else {
-            LockMode::Read
+            Use::Read
         };
-        let source = open_qcow2(&request.source, request.remove_source, source_locks)?;
+        let source = open_qcow2(&request.source, source_use)?;
         refuse_same_file(&request.source, &request.destination)?;
-        let target = open_qcow2(&request.destination, true, LockMode::ReadWrite)?;
+        let target = open_qcow2(&request.destination, Use::Edit)?;
         let Some(mut source) = source else {
             return Err(no_bitmaps(&request.source, "has no bitmaps"));
         };
@@ -194,12 +193,9 @@ impl Rename {
 }
 
 /// Opens one of the two; `None` if it is no qcow2 image.
-fn open_qcow2(name: &OsStr, writable: bool, locks: LockMode) -> Result<Option<Image>, Failure> {
+fn open_qcow2(name: &OsStr, what_for: Use) -> Result<Option<Image>, Failure> {
     let spec = cmd::image_spec(name, None, false)?;
-    match open(&spec, writable, locks)? {
-        Opened::Qcow2(image) => Ok(Some(*image)),
-        Opened::Raw(_) => Ok(None),
-    }
+    Ok(cmd::open(&spec, what_for)?.into_qcow2())
 }
 
 /// Why nothing was written, with the image that stands in the way.

@@ -13,7 +13,12 @@ use std::{
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
-use crate::{error::Failure, opts::ImageSpec, progname};
+use crate::{
+    error::Failure,
+    image::{self, Opened, Use},
+    opts::ImageSpec,
+    progname,
+};
 
 /// The image that FILENAME means under `--format` or `--image-opts`; warnings about the
 /// notation are printed.
@@ -49,6 +54,14 @@ pub(crate) fn share(spec: &mut ImageSpec, force_share: bool) -> Result<(), Failu
         }
         (false, _) => Ok(()),
     }
+}
+
+/// Opens the image that `spec` names.
+///
+/// # Errors
+/// As by [`open_failure`].
+pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, Failure> {
+    image::open(spec, what_for).map_err(|message| open_failure(&spec.given, message))
 }
 
 /// `Could not open 'name': message`.

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     error::{Failure, chain},
     exit::Exit,
-    open::Opened,
     output::{self, Json, Tree, escape_control},
     progname,
     size::Human,
@@ -31,7 +30,7 @@ pub(super) fn run(target: &Target, name: &str, form: DumpForm) -> Result<Exit, F
             name: name.to_owned(),
         })
     };
-    let Opened::Qcow2(image) = open_to_read(target)? else {
+    let Some(image) = open_to_read(target)?.into_qcow2() else {
         return Err(chain(&not_found()).into());
     };
     let failed = |e: Error| Failure::Message(chain(&e));

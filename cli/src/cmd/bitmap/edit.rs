@@ -3,7 +3,6 @@
 use qcow2::{
     Error, Image,
     bitmap::{Bitmap, BitmapEdit, BitmapError, Bitmaps},
-    io::LockMode,
 };
 
 use super::{Action, BitmapArgs};
@@ -11,7 +10,7 @@ use crate::{
     cmd,
     error::{Failure, chain},
     exit::Exit,
-    open::{Opened, open},
+    image::Use,
     progname,
 };
 
@@ -19,15 +18,15 @@ use crate::{
 pub(super) fn run(args: &BitmapArgs) -> Result<Exit, Failure> {
     let target = &args.target;
     let spec = cmd::image_spec(&target.file, target.format.as_deref(), target.image_opts)?;
-    let opened = open(&spec, true, LockMode::ReadWrite)?;
+    let image = cmd::open(&spec, Use::Edit)?.into_qcow2();
     let source = match &args.source_file {
         Some(file) => {
             let spec = cmd::image_spec(file, args.source_format.as_deref(), false)?;
-            Some(open(&spec, false, LockMode::Read)?)
+            Some(cmd::open(&spec, Use::Read)?.into_qcow2())
         }
         None => None,
     };
-    let Opened::Qcow2(mut image) = opened else {
+    let Some(mut image) = image else {
         return Err(on_raw(args));
     };
     let name = image.name().to_owned();
@@ -50,7 +49,7 @@ fn act(
     edit: &mut BitmapEdit<'_>,
     args: &BitmapArgs,
     action: &Action,
-    source: Option<&Opened>,
+    source: Option<&Option<Image>>,
 ) -> Result<(), Error> {
     let name = args.bitmap.as_bytes();
     match action {
@@ -68,11 +67,11 @@ fn act(
         Action::Disable => edit.set_enabled(name, false),
         Action::Merge(origin) => match source {
             None => edit.merge(name, origin.as_bytes()),
-            Some(Opened::Qcow2(image)) => {
+            Some(Some(image)) => {
                 let bitmaps = image.bitmaps()?;
                 edit.merge_from(name, &origin_of(image, &bitmaps, origin)?)
             }
-            Some(Opened::Raw(_)) => Err(not_found(origin)),
+            Some(None) => Err(not_found(origin)),
         },
     }
 }

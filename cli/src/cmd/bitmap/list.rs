@@ -6,7 +6,6 @@ use qcow2::{
     Error, Image,
     bitmap::{Bitmap, BitmapState},
     format::BitmapFlags,
-    io::{LockMode, Storage},
 };
 
 use super::Target;
@@ -14,7 +13,7 @@ use crate::{
     cmd,
     error::{Failure, chain},
     exit::Exit,
-    open::{Opened, open},
+    image::{Content, Opened, Use},
     output::{self, Json, Tree, escape_control},
     progname,
     size::Human,
@@ -32,13 +31,9 @@ struct Row {
 
 /// Opens the image to be read, for `--list` and `--dump`.
 pub(super) fn open_to_read(target: &Target) -> Result<Opened, Failure> {
-    let spec = cmd::image_spec(&target.file, target.format.as_deref(), target.image_opts)?;
-    let locks = if target.force_share {
-        LockMode::None
-    } else {
-        LockMode::Read
-    };
-    open(&spec, false, locks)
+    let mut spec = cmd::image_spec(&target.file, target.format.as_deref(), target.image_opts)?;
+    cmd::share(&mut spec, target.force_share)?;
+    cmd::open(&spec, Use::Read)
 }
 
 /// The flags of a bitmap as `info` names them.
@@ -52,12 +47,10 @@ pub(super) fn flags(bitmap: &Bitmap<'_>) -> Vec<&'static str> {
 
 /// Prints the table.
 pub(super) fn run(target: &Target, json: bool) -> Result<Exit, Failure> {
-    let (rows, fault, size) = match open_to_read(target)? {
-        Opened::Qcow2(image) => {
-            let (rows, fault) = rows(&image)?;
-            (rows, fault, image.virtual_size())
-        }
-        Opened::Raw(file) => (Vec::new(), None, file.size().map_err(|e| chain(&e))?),
+    let opened = open_to_read(target)?;
+    let ((rows, fault), size) = match &opened.content {
+        Content::Qcow2(image) => (rows(image)?, image.virtual_size()),
+        _ => ((Vec::new(), None), opened.virtual_size()),
     };
     let file = target.file.to_string_lossy();
     if json {

@@ -20,7 +20,7 @@ use crate::{
     cmd,
     error::Failure,
     exit::Exit,
-    image::{self, Checkable, Content, Use},
+    image::{Checkable, Content, Use},
     output::{self, Form},
     progname,
 };
@@ -112,8 +112,7 @@ impl Run for CheckArgs {
         }
         let mut spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
         cmd::share(&mut spec, self.force_share)?;
-        let fail = |message: String| cmd::open_failure(&spec.given, message);
-        let opened = image::open(&spec, Use::Check).map_err(fail)?;
+        let opened = cmd::open(&spec, Use::Check)?;
         let Content::Checkable(image) = opened.content else {
             let text = "This image format does not support checks";
             return Err(Failure::Unsupported(text.into()));

@@ -135,9 +135,8 @@ impl InfoArgs {
 
 /// Everything about one image.
 fn facts(spec: &ImageSpec) -> Result<Facts, Failure> {
-    let fail = |message: String| cmd::open_failure(&spec.given, message);
-    let opened = image::open(spec, Use::Info).map_err(fail)?;
-    gather::facts(spec, opened).map_err(fail)
+    let opened = cmd::open(spec, Use::Info)?;
+    gather::facts(spec, opened).map_err(|message| cmd::open_failure(&spec.given, message))
 }
 
 /// The image and those behind it, each looked at once.
