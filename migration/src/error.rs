@@ -1,7 +1,7 @@
 //! The crate's one error type: the transport failed, the stream is damaged, it is sound
 //! but beyond what this crate reads, or the request can't be met.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, fmt::Display, io};
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -84,5 +84,33 @@ impl Error {
             | Self::Unsupported { offset, .. } => Some(*offset),
             Self::Refused(_) | Self::Bits(_) => None,
         }
+    }
+}
+
+/// Bytes that no stream may have.
+pub(crate) fn invalid(
+    offset: u64,
+    structure: impl Into<Cow<'static, str>>,
+    found: impl Display,
+    allowed: impl Display,
+) -> Error {
+    Error::Invalid {
+        offset,
+        structure: structure.into(),
+        found: found.to_string(),
+        allowed: allowed.to_string(),
+    }
+}
+
+/// What this crate can't read past.
+pub(crate) fn unsupported(
+    offset: u64,
+    feature: impl Into<Cow<'static, str>>,
+    reason: impl Into<Cow<'static, str>>,
+) -> Error {
+    Error::Unsupported {
+        offset,
+        feature: feature.into(),
+        reason: reason.into(),
     }
 }

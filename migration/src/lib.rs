@@ -15,6 +15,7 @@
 mod alias;
 mod chunk;
 mod error;
+mod input;
 mod limits;
 mod output;
 mod section;
@@ -28,6 +29,6 @@ pub use error::{Error, Result};
 pub use limits::Limits;
 pub use output::Output;
 pub use section::{
-    BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section, SectionKind,
-    StreamWriter,
+    BLOCK_LEN, BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section,
+    SectionKind, StreamReader, StreamWriter, VmDescription,
 };

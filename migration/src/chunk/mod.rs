@@ -1,6 +1,7 @@
 //! The chunks of a `dirty-bitmap` section.
 
 mod bits;
+mod decode;
 mod encode;
 mod flags;
 mod layout;
@@ -8,6 +9,7 @@ mod layout;
 use hbitmap::Granularity;
 
 pub use bits::write_bits;
+pub(crate) use decode::{Decoded, Names, decode};
 pub use encode::ChunkWriter;
 pub use layout::ChunkLayout;
 

@@ -8,6 +8,7 @@ pub(crate) const MAGIC: [u8; 4] = *b"QEVM";
 pub(crate) const VERSION: u32 = 3;
 
 pub(crate) const EOF: u8 = 0x00;
+pub(crate) const SUBSECTION: u8 = 0x05;
 pub(crate) const VMDESCRIPTION: u8 = 0x06;
 pub(crate) const CONFIGURATION: u8 = 0x07;
 pub(crate) const COMMAND: u8 = 0x08;
@@ -22,5 +23,16 @@ impl SectionKind {
             Self::End => 0x03,
             Self::Full => 0x04,
         }
+    }
+
+    /// From the byte that begins a section.
+    pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x01 => Self::Start,
+            0x02 => Self::Part,
+            0x03 => Self::End,
+            0x04 => Self::Full,
+            _ => return None,
+        })
     }
 }

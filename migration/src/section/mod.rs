@@ -1,11 +1,20 @@
 //! The sections of a stream and what else stands between header and end.
 
+mod block;
 mod code;
+mod command;
+mod configuration;
+mod description;
+mod ram;
+mod reader;
 mod writer;
 
 use std::fmt;
 
 use crate::Chunk;
+pub use block::BLOCK_LEN;
+pub use description::VmDescription;
+pub use reader::StreamReader;
 pub use writer::StreamWriter;
 
 /// How a section carries its state.
@@ -113,6 +122,8 @@ pub struct RamSummary {
     pub pages: u64,
     /// Pages that were sent as one byte.
     pub zero_pages: u64,
+    /// Pages that were sent as the difference to what they were (XBZRLE).
+    pub delta_pages: u64,
 }
 
 /// The data of a block of disk.
