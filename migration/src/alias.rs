@@ -303,18 +303,29 @@ impl AliasMap {
     /// # Errors
     /// [`Unmapped`] says which of the two aliases is unknown.
     pub fn incoming(&self, node_alias: &str, bitmap_alias: &str) -> Result<Local, Unmapped> {
+        self.find(|n| n.alias == node_alias, node_alias, bitmap_alias)
+    }
+
+    /// The same for a node whose name here is known, whatever its alias is.
+    pub(crate) fn incoming_to(&self, node: &str, bitmap_alias: &str) -> Result<Local, Unmapped> {
+        self.find(|n| n.node == node, node, bitmap_alias)
+    }
+
+    fn find(
+        &self,
+        is_node: impl Fn(&NodeAlias) -> bool,
+        node: &str,
+        bitmap_alias: &str,
+    ) -> Result<Local, Unmapped> {
         let own = |node: &str| Local {
             node: node.into(),
             bitmap: bitmap_alias.into(),
             persistent: self.persistent,
         };
         let Some(nodes) = &self.nodes else {
-            return Ok(own(node_alias));
+            return Ok(own(node));
         };
-        let node = nodes
-            .iter()
-            .find(|n| n.alias == node_alias)
-            .ok_or(Unmapped::Node)?;
+        let node = nodes.iter().find(|n| is_node(n)).ok_or(Unmapped::Node)?;
         if let Some(b) = node.bitmaps.iter().find(|b| b.alias == bitmap_alias) {
             return Ok(Local {
                 node: node.node.clone(),

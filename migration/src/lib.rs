@@ -18,6 +18,7 @@ mod error;
 mod input;
 mod limits;
 mod output;
+mod receiver;
 mod section;
 
 pub use alias::{
@@ -28,6 +29,7 @@ pub use chunk::{BitmapFlags, Chunk, ChunkLayout, ChunkWriter, SECTOR, Sectors, w
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use output::Output;
+pub use receiver::{Loss, Lost, Node, Outcome, Received, Receiver};
 pub use section::{
     BLOCK_LEN, BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section,
     SectionKind, StreamReader, StreamWriter, VmDescription,
