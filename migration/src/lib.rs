@@ -25,7 +25,9 @@ pub use alias::{
     AliasMap, BitmapAlias, Local, NodeAlias, Unmapped, Wire, make_node_alias,
     well_formed_node_alias,
 };
-pub use chunk::{BitmapFlags, Chunk, ChunkLayout, ChunkWriter, SECTOR, Sectors, write_bits};
+pub use chunk::{
+    BitmapFlags, Chunk, ChunkLayout, ChunkWriter, SECTOR, Sectors, write_bits, write_compact,
+};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use output::Output;

@@ -70,13 +70,14 @@ impl ChunkLayout {
         if disk_len > hbitmap::MAX_LEN {
             return Err(hbitmap::Error::LenTooLarge { len: disk_len }.into());
         }
-        let word = granularity.bytes() * WORD_GRANULES;
-        let most = u64::from(u32::MAX) / (word / SECTOR) * word;
-        Ok(Self {
+        let mut layout = Self {
             disk_len,
             granularity,
-            chunk: (granularity.bytes() * CHUNK_GRANULES).min(most),
-        })
+            chunk: granularity.bytes() * CHUNK_GRANULES,
+        };
+        let most = layout.max_words() * layout.word_bytes();
+        layout.chunk = layout.chunk.min(most);
+        Ok(layout)
     }
 
     /// For the disk and the granularity of a bitmap.
@@ -115,6 +116,11 @@ impl ChunkLayout {
     #[must_use]
     pub const fn word_bytes(&self) -> u64 {
         self.granularity.bytes() * WORD_GRANULES
+    }
+
+    /// The most words that one chunk can cover.
+    pub(crate) const fn max_words(&self) -> u64 {
+        u32::MAX as u64 / (self.word_bytes() / SECTOR)
     }
 
     /// Chunks of the disk. A disk of no bytes has one, of 0 sectors.

@@ -1,6 +1,7 @@
 //! The chunks of a `dirty-bitmap` section.
 
 mod bits;
+mod compact;
 mod decode;
 mod encode;
 mod flags;
@@ -9,6 +10,7 @@ mod layout;
 use hbitmap::Granularity;
 
 pub use bits::write_bits;
+pub use compact::write_compact;
 pub(crate) use decode::{Decoded, Names, decode};
 pub use encode::ChunkWriter;
 pub use layout::ChunkLayout;
