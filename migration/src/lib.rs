@@ -20,6 +20,7 @@ mod limits;
 mod output;
 mod receiver;
 mod section;
+mod sender;
 
 pub use alias::{
     AliasMap, BitmapAlias, Local, NodeAlias, Unmapped, Wire, make_node_alias,
@@ -36,3 +37,4 @@ pub use section::{
     BLOCK_LEN, BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section,
     SectionKind, StreamReader, StreamWriter, VmDescription,
 };
+pub use sender::{Design, Outgoing, Pending, Sender, SenderOptions, Source};

@@ -55,11 +55,22 @@ impl<W: Write> Output<W> {
         Ok(())
     }
 
-    /// Room for `len` bytes, at most [`CAPACITY`], that the caller fills in now.
-    pub(crate) fn space(&mut self, len: usize) -> Result<&mut [u8]> {
-        if len > CAPACITY - self.used {
+    /// Bytes that can be put without the transport being written to.
+    pub(crate) const fn room(&self) -> usize {
+        CAPACITY - self.used
+    }
+
+    /// Makes room for `len` bytes, at most [`CAPACITY`].
+    pub(crate) fn make_room(&mut self, len: usize) -> Result<()> {
+        if len > self.room() {
             self.drain()?;
         }
+        Ok(())
+    }
+
+    /// Room for `len` bytes, at most [`CAPACITY`], that the caller fills in now.
+    pub(crate) fn space(&mut self, len: usize) -> Result<&mut [u8]> {
+        self.make_room(len)?;
         let start = self.used;
         let room = self.buffer.get_mut(start..start.saturating_add(len));
         let room = room.ok_or_else(|| Error::Refused(format!("no buffer holds {len} bytes")))?;
