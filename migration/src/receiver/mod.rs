@@ -11,6 +11,7 @@
 mod loading;
 mod loss;
 mod outcome;
+mod stream;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,14 +25,10 @@ pub use self::{
     loss::Loss,
     outcome::{Lost, Outcome, Received},
 };
-use crate::{AliasMap, BitmapFlags, Chunk, Error, Item, Limits, Result, Unmapped};
+use crate::{AliasMap, BitmapFlags, Chunk, Command, Error, Item, Limits, Result, Unmapped};
 
 /// Memory that a bitmap takes whatever its bits are, generously.
 const OVERHEAD: usize = 512;
-/// POSTCOPY_RUN.
-const RUN: u16 = 5;
-/// PACKAGED, which holds a POSTCOPY_RUN.
-const PACKAGED: u16 = 7;
 
 /// A node of the destination.
 #[derive(Clone, Debug)]
@@ -195,7 +192,9 @@ impl Receiver {
                 self.machine = Some(configuration.machine.clone());
             }
             Item::Command(command) => {
-                self.switched_over |= matches!(command.number, RUN | PACKAGED);
+                // The package of a postcopy holds its RUN.
+                self.switched_over |=
+                    matches!(command.number, Command::POSTCOPY_RUN | Command::PACKAGED);
             }
             Item::Eof => self.whole = true,
             Item::Rest { whole, .. } => self.whole = *whole,
