@@ -8,7 +8,8 @@
 //! | [`scratch`] | a directory that goes away with the test |
 //! | [`mod@qimg`] | the `qimg` under test |
 //! | [`qemu_img`], [`qemu_io`] | QEMU's tools, one process per call |
-//! | [`qsd`] | a running `qemu-storage-daemon`, over QMP |
+//! | [`qmp`] | the monitor of a running QEMU: commands, and what it tells of bitmaps |
+//! | [`qsd`] | a running `qemu-storage-daemon` |
 //! | [`nbd`] | an NBD client that asks for dirty-bitmap contexts |
 //! | [`image_bytes`] | big-endian fields of an image file, to damage them |
 //! | [`sound`] | whether an image has leaked clusters at most |
@@ -31,6 +32,7 @@ pub mod nbd;
 pub mod qemu_img;
 pub mod qemu_io;
 pub mod qimg;
+pub mod qmp;
 pub mod qsd;
 pub mod require;
 pub mod run;

@@ -2,30 +2,20 @@
 //! holds an image, keeps its bitmaps and serves them over NBD.
 
 use std::{
-    io::{BufRead, BufReader, Write},
     ops::Range,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::Duration,
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::{Value, json};
 
-use crate::{nbd::Nbd, scratch::Scratch, testdata::BitmapTruth};
-
-/// How long one QMP command may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{qmp::Qmp, testdata::BitmapTruth};
 
 /// The daemon; it is killed when this value goes away before [`quit`](Qsd::quit).
 #[derive(Debug)]
 pub struct Qsd {
     child: Child,
-    stdin: ChildStdin,
-    replies: Receiver<Value>,
-    scratch: Scratch,
-    exports: u32,
+    qmp: Qmp,
     /// Whether the node `n` was opened read-write.
     writable: bool,
 }
@@ -54,27 +44,13 @@ impl Qsd {
             .stdout(Stdio::piped())
             .spawn()
             .expect("qemu-storage-daemon");
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, replies) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let parsed = serde_json::from_str(&line);
-                if parsed.is_ok_and(|value: Value| sender.send(value).is_err()) {
-                    break;
-                }
-            }
-        });
+        let stdout = child.stdout.take().unwrap();
         let stdin = child.stdin.take().unwrap();
-        let mut qsd = Self {
+        Self {
             child,
-            stdin,
-            replies,
-            scratch: Scratch::new(),
-            exports: 0,
+            qmp: Qmp::new("qemu-storage-daemon", stdout, stdin),
             writable: false,
-        };
-        qsd.qmp("qmp_capabilities", json!({}));
-        qsd
+        }
     }
 
     /// Starts the daemon and opens `image` read-write as the node `n`.
@@ -120,10 +96,7 @@ impl Qsd {
     /// When the daemon answers with an error or not at all.
     #[track_caller]
     pub fn qmp(&mut self, command: &str, arguments: Value) -> Value {
-        match self.try_qmp(command, arguments) {
-            Ok(value) => value,
-            Err(message) => panic!("{command}: {message}"),
-        }
+        self.qmp.qmp(command, arguments)
     }
 
     /// A QMP command; its error as text.
@@ -134,28 +107,7 @@ impl Qsd {
     /// # Panics
     /// When the daemon does not answer.
     pub fn try_qmp(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
-        let message = json!({ "execute": command, "arguments": arguments });
-        // In one piece: the daemon acts on the last brace, and may be gone before a
-        // newline that comes after.
-        if let Err(e) = self.stdin.write_all(format!("{message}\n").as_bytes()) {
-            let status = self.child.try_wait();
-            panic!("{command}: qemu-storage-daemon is gone ({status:?}): {e}");
-        }
-        loop {
-            let reply = self.next_message(command);
-            if let Some(value) = reply.get("return") {
-                return Ok(value.clone());
-            }
-            if let Some(error) = reply.get("error") {
-                return Err(error["desc"].as_str().unwrap_or_default().to_owned());
-            }
-        }
-    }
-
-    fn next_message(&mut self, what: &str) -> Value {
-        self.replies
-            .recv_timeout(PATIENCE)
-            .unwrap_or_else(|e| panic!("{what}: no answer from qemu-storage-daemon: {e}"))
+        self.qmp.try_qmp(command, arguments)
     }
 
     /// A bitmap command (`block-dirty-bitmap-enable` and its kin) on the node `n`.
@@ -187,90 +139,33 @@ impl Qsd {
     /// QEMU's digest of the bitmap's bits.
     #[track_caller]
     pub fn sha256(&mut self, name: &str) -> String {
-        let reply = self.qmp(
-            "x-debug-block-dirty-bitmap-sha256",
-            json!({ "node": "n", "name": name }),
-        );
-        reply["sha256"].as_str().unwrap().to_owned()
+        self.qmp.sha256("n", name)
     }
 
     /// Exports the node `n` with these bitmaps; the socket and the export's name.
     #[track_caller]
     pub fn export(&mut self, bitmaps: &[&str], writable: bool) -> (PathBuf, String) {
-        let socket = self.scratch.path("nbd.sock");
-        if self.exports == 0 {
-            let address = json!({ "type": "unix", "data": { "path": socket } });
-            self.qmp("nbd-server-start", json!({ "addr": address }));
-        }
-        self.exports += 1;
-        let name = format!("e{}", self.exports);
-        self.qmp(
-            "block-export-add",
-            json!({
-                "type": "nbd", "id": name, "node-name": "n", "name": name,
-                "bitmaps": bitmaps, "writable": writable,
-            }),
-        );
-        (socket, name)
+        self.qmp.export("n", bitmaps, writable)
     }
 
     /// Takes an export down again and waits until it is gone.
     #[track_caller]
     pub fn unexport(&mut self, export: &str) {
-        self.qmp("block-export-del", json!({ "id": export, "mode": "hard" }));
-        while self
-            .qmp("query-block-exports", json!({}))
-            .as_array()
-            .is_some_and(|all| all.iter().any(|e| e["id"] == export))
-        {
-            thread::sleep(Duration::from_millis(2));
-        }
+        self.qmp.unexport(export);
     }
 
     /// Dirty ranges of the bitmap as an NBD client sees them.
     #[track_caller]
     pub fn dirty(&mut self, name: &str) -> Vec<Range<u64>> {
-        // QEMU exports a recording bitmap of a writable node only for writing.
-        let (socket, export) = self.export(&[name], self.writable);
-        let context = format!("qemu:dirty-bitmap:{name}");
-        let ranges = Nbd::connect(&socket, &export, &[&context]).dirty(name);
-        self.unexport(&export);
-        ranges
+        self.qmp.dirty("n", name, self.writable)
     }
 
     /// Everything QEMU knows about the persistent bitmaps of the node `n`, by name.
     /// The digest and the ranges of an inconsistent bitmap are empty.
     #[track_caller]
     pub fn truth(&mut self) -> Vec<BitmapTruth> {
-        let nodes = self.qmp("query-named-block-nodes", json!({ "flat": true }));
-        let nodes = nodes.as_array().unwrap();
-        let node = nodes.iter().find(|node| node["node-name"] == "n").unwrap();
-        let listed = node["dirty-bitmaps"].as_array().cloned();
-        let mut out: Vec<BitmapTruth> = Vec::new();
-        for bitmap in listed.unwrap_or_default() {
-            let name = bitmap["name"].as_str().unwrap().to_owned();
-            let flag = |key: &str| bitmap[key].as_bool().unwrap_or(false);
-            let inconsistent = flag("inconsistent");
-            let (sha256, ranges) = match inconsistent {
-                true => (String::new(), Vec::new()),
-                false => (self.sha256(&name), self.dirty(&name)),
-            };
-            let state = match (inconsistent, flag("recording")) {
-                (true, _) => "inconsistent",
-                (false, true) => "recording",
-                (false, false) => "disabled",
-            };
-            out.push(BitmapTruth {
-                state: state.to_owned(),
-                granularity: bitmap["granularity"].as_u64().unwrap(),
-                count: bitmap["count"].as_u64().unwrap(),
-                name,
-                sha256,
-                ranges,
-            });
-        }
-        out.sort_by(|a, b| a.name.cmp(&b.name));
-        out
+        let live = self.qmp.bitmaps("n", self.writable);
+        live.into_iter().map(|bitmap| bitmap.truth).collect()
     }
 
     /// Ends the daemon in an orderly way; bitmaps are stored.
