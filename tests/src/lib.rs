@@ -10,6 +10,7 @@
 //! | [`qemu_img`], [`qemu_io`] | QEMU's tools, one process per call |
 //! | [`qmp`] | the monitor of a running QEMU: commands, and what it tells of bitmaps |
 //! | [`qsd`] | a running `qemu-storage-daemon` |
+//! | [`qemu_system`] | a running `qemu-system-x86_64`, source or destination of a migration |
 //! | [`nbd`] | an NBD client that asks for dirty-bitmap contexts |
 //! | [`image_bytes`] | big-endian fields of an image file, to damage them |
 //! | [`sound`] | whether an image has leaked clusters at most |
@@ -31,6 +32,7 @@ pub mod image_bytes;
 pub mod nbd;
 pub mod qemu_img;
 pub mod qemu_io;
+pub mod qemu_system;
 pub mod qimg;
 pub mod qmp;
 pub mod qsd;
@@ -42,6 +44,7 @@ pub mod testdata;
 
 pub use image_bytes::ImageBytes;
 pub use nbd::Nbd;
+pub use qemu_system::QemuSystem;
 pub use qimg::Qimg;
 pub use qsd::Qsd;
 pub use run::Run;

@@ -1,4 +1,4 @@
-//! The images in `testdata/` and the records beside them.
+//! The images and streams in `testdata/` and the records beside them.
 
 use std::{
     fs,
@@ -82,6 +82,125 @@ pub fn recorded() -> Vec<Recorded> {
     all
 }
 
+/// A bitmap of a recorded stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamBitmap {
+    /// The source's node.
+    pub node: String,
+    /// The alias of the node in the stream.
+    pub node_alias: String,
+    /// Whether the stream says that it is to be stored.
+    pub persistent: bool,
+    /// Its bits, under the source's name.
+    pub truth: BitmapTruth,
+    /// Its alias in the stream.
+    pub alias: String,
+    /// Bytes of its disk.
+    pub size: u64,
+}
+
+/// A recorded migration stream: the file and the JSON beside it.
+#[derive(Debug, Clone)]
+pub struct RecordedStream {
+    /// File name without the ending, such as `01-single`.
+    pub name: String,
+    /// The stream.
+    pub file: PathBuf,
+    /// The source's nodes: name, image as it was before, bytes of the disk.
+    pub images: Vec<(String, PathBuf, u64)>,
+    /// The record, as `testdata/streams.py` wrote it.
+    pub record: Value,
+}
+
+impl RecordedStream {
+    /// The bitmaps that are in the stream, in no order that means anything.
+    #[must_use]
+    pub fn bitmaps(&self) -> Vec<StreamBitmap> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let listed = self.record["bitmaps"].as_array().unwrap();
+        let migrated = listed.iter().filter(|b| b["migrated"] == true);
+        migrated
+            .map(|b| StreamBitmap {
+                node: text(&b["node"]),
+                node_alias: text(&b["node-alias"]),
+                persistent: b["stream-persistent"].as_bool().unwrap(),
+                alias: text(&b["bitmap-alias"]),
+                size: self.size_of(&text(&b["node"])),
+                truth: BitmapTruth {
+                    name: text(&b["name"]),
+                    state: match b["enabled"].as_bool().unwrap() {
+                        true => "recording".to_owned(),
+                        false => "disabled".to_owned(),
+                    },
+                    granularity: b["granularity"].as_u64().unwrap(),
+                    count: b["count"].as_u64().unwrap(),
+                    sha256: text(&b["sha256"]),
+                    ranges: ranges_of(&b["dirty"]),
+                },
+            })
+            .collect()
+    }
+
+    /// Bytes of the disk of a node.
+    fn size_of(&self, node: &str) -> u64 {
+        let known = self.images.iter().find(|(name, ..)| name == node);
+        // The one put together by hand has no image; its disk is 1 MiB.
+        known.map_or(1 << 20, |(_, _, size)| *size)
+    }
+
+    /// The machine type that QEMU was started with.
+    #[must_use]
+    pub fn machine(&self) -> &str {
+        self.record["machine"].as_str().unwrap()
+    }
+}
+
+/// The folder `testdata/stream/`.
+#[must_use]
+pub fn stream_dir() -> PathBuf {
+    dir().join("stream")
+}
+
+/// A stream of `testdata/stream/`, without its ending.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn stream(name: &str) -> RecordedStream {
+    let found = streams().into_iter().find(|s| s.name == name);
+    found.unwrap_or_else(|| panic!("no stream {name}"))
+}
+
+/// Every recorded stream, by name.
+///
+/// # Panics
+/// When there is none, or a record cannot be read.
+#[must_use]
+pub fn streams() -> Vec<RecordedStream> {
+    let folder = stream_dir();
+    let image = |value: &Value| {
+        let text = |key: &str| value[key].as_str().unwrap().to_owned();
+        let size = value["virtual-size"].as_u64().unwrap();
+        (text("node"), folder.join(text("file")), size)
+    };
+    let all: Vec<_> = json_files(&folder)
+        .into_iter()
+        .map(|(path, record)| RecordedStream {
+            name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
+            file: folder.join(record["stream"].as_str().unwrap()),
+            images: record["images"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(image)
+                .collect(),
+            record,
+        })
+        .collect();
+    assert!(!all.is_empty(), "testdata/stream has no records");
+    all
+}
+
 /// A damaged image out of `testdata/bad/cases.json`.
 #[derive(Debug, Clone)]
 pub struct Damaged {
@@ -134,6 +253,15 @@ fn damage(good: &[u8], case: &Value) -> Damaged {
 }
 
 fn records(folder: &Path) -> Vec<Recorded> {
+    let recorded = |(_, record): (PathBuf, Value)| Recorded {
+        image: folder.join(record["image"].as_str().unwrap()),
+        record,
+    };
+    json_files(folder).into_iter().map(recorded).collect()
+}
+
+/// The JSON files of a folder, by name, with what they hold.
+fn json_files(folder: &Path) -> Vec<(PathBuf, Value)> {
     let mut paths: Vec<_> = fs::read_dir(folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
         .map(|entry| entry.unwrap().path())
@@ -143,10 +271,9 @@ fn records(folder: &Path) -> Vec<Recorded> {
     paths
         .into_iter()
         .map(|path| {
-            let record: Value = serde_json::from_slice(&fs::read(&path).unwrap())
+            let record = serde_json::from_slice(&fs::read(&path).unwrap())
                 .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let image = folder.join(record["image"].as_str().unwrap());
-            Recorded { image, record }
+            (path, record)
         })
         .collect()
 }

@@ -4,9 +4,11 @@
 use std::{collections::BTreeSet, fs};
 
 use qimg_tests::{
-    ImageBytes, Qsd, Run, Scratch,
-    require::have_qemu,
-    testdata::{damaged, dir, recorded},
+    ImageBytes, QemuSystem, Qsd, Run, Scratch,
+    qemu_img::create,
+    qmp::LiveBitmap,
+    require::{have_qemu, have_qemu_system},
+    testdata::{BitmapTruth, damaged, dir, recorded, stream_dir, streams},
 };
 
 #[test]
@@ -41,6 +43,83 @@ fn qemu_and_our_nbd_client_see_what_the_records_say() {
             recorded.image.display()
         );
         qsd.quit();
+    }
+}
+
+#[test]
+fn every_stream_has_a_record_and_every_image_belongs_to_one() {
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(stream_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ext| ext != "json") {
+            files.insert(path);
+        }
+    }
+    let of_records: BTreeSet<_> = streams()
+        .into_iter()
+        .flat_map(|s| {
+            let images = s.images.into_iter().map(|(_, image, _)| image);
+            images.chain([s.file])
+        })
+        .collect();
+    assert_eq!(files, of_records);
+}
+
+/// Streams that a file and a plain QEMU 10 are not enough for.
+const NOT_FOR_LOADING: [&str; 6] = [
+    "08-zero-size",  // QEMU writes it, and aborts when it reads it
+    "15-pc-running", // the destination needs the capability `xbzrle`
+    "17-q35-paused", // and a UUID
+    "18-mapped-ram", // and capabilities
+    "19-multifd",    // one connection of several
+    "31-old-block",  // a section that QEMU 10 no longer knows
+];
+
+/// What the records say is what the QEMU of today makes of the streams.
+#[test]
+fn qemu_loads_the_streams_and_sees_what_the_records_say() {
+    if !have_qemu_system() {
+        return;
+    }
+    for recorded in streams() {
+        if NOT_FOR_LOADING.contains(&recorded.name.as_str()) {
+            continue;
+        }
+        let scratch = Scratch::new();
+        let machine = match recorded.machine() {
+            "" => "none",
+            named => named,
+        };
+        let bitmaps = recorded.bitmaps();
+        let mut start = QemuSystem::machine(machine);
+        let mut disks: Vec<_> = bitmaps.iter().map(|b| (&b.node_alias, b.size)).collect();
+        disks.sort();
+        disks.dedup();
+        for (node, size) in &disks {
+            let image = scratch.path(node);
+            create(&image, &size.to_string(), "");
+            start = start.node(node, &image);
+        }
+        let mut qemu = start.args(&["-incoming", "defer"]).start();
+        assert_eq!(qemu.load(&recorded.file), Ok(()), "{}", recorded.name);
+        qemu.activate();
+        for (node, _) in &disks {
+            let mut expected: Vec<_> = bitmaps
+                .iter()
+                .filter(|b| b.node_alias == **node)
+                .map(|b| LiveBitmap {
+                    truth: BitmapTruth {
+                        name: b.alias.clone(),
+                        ..b.truth.clone()
+                    },
+                    persistent: b.persistent,
+                    busy: false,
+                })
+                .collect();
+            expected.sort_by(|a, b| a.truth.name.cmp(&b.truth.name));
+            assert_eq!(qemu.bitmaps(node), expected, "{} {node}", recorded.name);
+        }
+        qemu.quit();
     }
 }
 
