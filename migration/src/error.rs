@@ -30,6 +30,16 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A disk whose data is to be sent can't be read.
+    #[error("reading the disk failed at offset {offset:#x}")]
+    Disk {
+        /// Where on the disk.
+        offset: u64,
+        /// The system's answer; `UnexpectedEof` if the disk is shorter than was said.
+        #[source]
+        source: io::Error,
+    },
+
     /// The stream ends too early.
     #[error("the stream ends at offset {offset:#x}, within {structure}")]
     Truncated {
@@ -82,7 +92,7 @@ impl Error {
             | Self::Truncated { offset, .. }
             | Self::Invalid { offset, .. }
             | Self::Unsupported { offset, .. } => Some(*offset),
-            Self::Refused(_) | Self::Bits(_) => None,
+            Self::Disk { .. } | Self::Refused(_) | Self::Bits(_) => None,
         }
     }
 }

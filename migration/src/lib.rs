@@ -34,7 +34,7 @@ pub use limits::Limits;
 pub use output::Output;
 pub use receiver::{Loss, Lost, Node, Outcome, Received, Receiver};
 pub use section::{
-    BLOCK_LEN, BlockData, BlockItem, Command, Configuration, Item, RamSummary, Section,
-    SectionKind, StreamReader, StreamWriter, VmDescription,
+    BLOCK_LEN, BlockData, BlockItem, BlockWriter, Command, Configuration, Item, RamSummary,
+    Section, SectionKind, StreamReader, StreamWriter, VmDescription,
 };
 pub use sender::{Design, Outgoing, Pending, Sender, SenderOptions, Source};

@@ -175,7 +175,7 @@ fn range<W: Write>(w: &mut Output<W>, sectors: Sectors) -> Result<()> {
 }
 
 /// The length byte of a name.
-fn counted(what: &str, name: &str) -> Result<u8> {
+pub(crate) fn counted(what: &str, name: &str) -> Result<u8> {
     u8::try_from(name.len())
         .ok()
         .filter(|len| *len != 0 && !name.contains('\0'))

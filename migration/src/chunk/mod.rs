@@ -13,6 +13,7 @@ pub use bits::write_bits;
 pub use compact::write_compact;
 pub(crate) use decode::{Decoded, Names, decode};
 pub use encode::ChunkWriter;
+pub(crate) use encode::counted;
 pub use layout::ChunkLayout;
 
 /// Bytes in a sector, the unit of a chunk's range, whatever the disk's own sectors are.

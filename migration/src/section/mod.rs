@@ -1,10 +1,12 @@
 //! The sections of a stream and what else stands between header and end.
 
 mod block;
+mod block_writer;
 mod code;
 mod command;
 mod configuration;
 mod description;
+mod known;
 mod ram;
 mod reader;
 mod writer;
@@ -13,6 +15,7 @@ use std::fmt;
 
 use crate::Chunk;
 pub use block::BLOCK_LEN;
+pub use block_writer::BlockWriter;
 pub use description::VmDescription;
 pub use reader::StreamReader;
 pub use writer::StreamWriter;

@@ -7,6 +7,7 @@ use super::{
     VmDescription,
     block::{self, BLOCK_SIZE, Blocks},
     code, command, configuration, description,
+    known::{Known, Started},
     ram::Ram,
 };
 use crate::{
@@ -73,22 +74,6 @@ enum State {
     Done,
 }
 
-/// The sections whose content is known. They may come in pieces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Ram,
-    DirtyBitmap,
-    Block,
-}
-
-/// The ids of those that were started.
-#[derive(Debug, Default)]
-struct Started {
-    ram: Option<u32>,
-    dirty_bitmap: Option<u32>,
-    block: Option<u32>,
-}
-
 /// An item that borrows nothing.
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -105,42 +90,6 @@ enum Event {
     Rest { len: u64, whole: bool },
     Eof,
     VmDescription(u32),
-}
-
-impl Known {
-    const ALL: [Self; 3] = [Self::Ram, Self::DirtyBitmap, Self::Block];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ram => "ram",
-            Self::DirtyBitmap => "dirty-bitmap",
-            Self::Block => "block",
-        }
-    }
-
-    /// The only one; of its instances, that is 0.
-    const fn version(self) -> u32 {
-        match self {
-            Self::Ram => 4,
-            Self::DirtyBitmap | Self::Block => 1,
-        }
-    }
-}
-
-impl Started {
-    const fn id(&mut self, known: Known) -> &mut Option<u32> {
-        match known {
-            Known::Ram => &mut self.ram,
-            Known::DirtyBitmap => &mut self.dirty_bitmap,
-            Known::Block => &mut self.block,
-        }
-    }
-
-    fn find(&mut self, id: u32) -> Option<Known> {
-        Known::ALL
-            .into_iter()
-            .find(|known| *self.id(*known) == Some(id))
-    }
 }
 
 impl<R: Read> StreamReader<R> {
