@@ -44,17 +44,11 @@ impl<S: Source> Held<S> {
                 enabled: enabled.unwrap_or_else(|| b.state() == State::Recording),
                 persistent: persistent.unwrap_or_else(|| b.is_persistent()),
             };
-            if b.meta().is_some() {
-                let name = b.name().escape_debug();
-                let busy = format!("something else follows the changes of bitmap '{name}'");
-                return Err(Error::Refused(busy));
-            }
             b.set_busy(true)?;
-            if let Err(e) = b.follow(meta_chunk(&layout)?) {
+            if let Err(e) = follow(b, &layout) {
                 b.set_busy(false)?;
-                return Err(e.into());
+                return Err(e);
             }
-            b.meta_mut().map(hbitmap::MetaBitmap::touch_all);
             Ok((layout, flags))
         })?;
         Ok(Self {
@@ -82,7 +76,10 @@ impl<S: Source> Held<S> {
         }
         let (chunks, dirty) = self.source.with(|b| {
             let (mut chunks, mut dirty) = (0, 0);
-            for range in b.meta().into_iter().flat_map(hbitmap::MetaBitmap::ranges) {
+            // Where nothing follows it any more, all of it.
+            let all = b.meta().is_none().then_some(0..self.layout.disk_len());
+            let changed = b.meta().into_iter().flat_map(hbitmap::MetaBitmap::ranges);
+            for range in changed.chain(all) {
                 let range = self.whole(&range);
                 chunks += (range.end - range.start).div_ceil(self.layout.chunk_bytes());
                 let mut at = range.start;
@@ -101,12 +98,13 @@ impl<S: Source> Held<S> {
         }
     }
 
-    /// Whether anything is left to be sent.
-    pub(super) fn is_pending(&self) -> bool {
-        self.empty
-            || self
-                .source
-                .with(|b| b.meta().is_some_and(|meta| meta.count() != 0))
+    /// Whether anything is left to be sent; refused if that can't be known any more.
+    pub(super) fn is_pending(&self) -> Result<bool> {
+        let changed = self.source.with(|b| {
+            self.check(b)?;
+            Ok::<_, Error>(b.meta().is_some_and(|meta| meta.count() != 0))
+        })?;
+        Ok(self.empty || changed)
     }
 
     /// Sends what changed: from where the last pass stopped to the end of the disk, then
@@ -221,9 +219,20 @@ impl<S: Source> Drop for Held<S> {
     }
 }
 
-/// Changes are followed in the largest power of two that a chunk holds.
-fn meta_chunk(layout: &ChunkLayout) -> Result<Granularity> {
-    Ok(Granularity::from_bits(layout.chunk_bytes().ilog2())?)
+/// Follows a bitmap's changes, in the largest power of two that a chunk holds. All of it
+/// counts as changed.
+fn follow(b: &mut DirtyBitmap, layout: &ChunkLayout) -> Result<()> {
+    if b.meta().is_some() {
+        let name = b.name().escape_debug();
+        return Err(Error::Refused(format!(
+            "something else follows the changes of bitmap '{name}'"
+        )));
+    }
+    b.follow(Granularity::from_bits(layout.chunk_bytes().ilog2())?)?;
+    if let Some(meta) = b.meta_mut() {
+        meta.touch_all();
+    }
+    Ok(())
 }
 
 /// Bytes that a pass may still send.

@@ -140,7 +140,7 @@ impl<W: Write, S: Source> Sender<W, S> {
     pub fn pass(&mut self, max_bytes: u64) -> Result<Pending> {
         self.trying(|sender| {
             sender.sending.refresh();
-            if sender.sending.changed().is_some() {
+            if sender.sending.changed()?.is_some() {
                 sender.section(SectionKind::Part, |bitmaps, w| bitmaps.send(w, max_bytes))?;
                 sender.stream.flush()?;
             }
@@ -232,7 +232,7 @@ impl<W: Write, S: Source> Sender<W, S> {
             return Ok(());
         }
         self.sending.refresh();
-        if self.switched_over && self.sending.changed().is_some() {
+        if self.switched_over && self.sending.changed()?.is_some() {
             self.section(SectionKind::Part, |sending, w| sending.send(w, u64::MAX))?;
         }
         self.section(SectionKind::End, |sending, w| {
@@ -243,7 +243,7 @@ impl<W: Write, S: Source> Sender<W, S> {
             Ok(())
         })?;
         self.sending.refresh();
-        match self.sending.changed() {
+        match self.sending.changed()? {
             None => Ok(()),
             Some(b) => Err(Error::Refused(format!(
                 "bitmap '{}' of node '{}' changed during the last pass: writers have to be held",
@@ -295,8 +295,13 @@ impl<S: Source> Sending<S> {
     }
 
     /// A bitmap that changed since it was sent.
-    fn changed(&self) -> Option<&Held<S>> {
-        self.bitmaps.iter().find(|b| b.is_pending())
+    fn changed(&self) -> Result<Option<&Held<S>>> {
+        for b in &self.bitmaps {
+            if b.is_pending()? {
+                return Ok(Some(b));
+            }
+        }
+        Ok(None)
     }
 
     /// Sends what changed in all bitmaps, beginning where the last pass stopped.

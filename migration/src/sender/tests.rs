@@ -1,1 +1,294 @@
+//! The sender's rules; that what it sends arrives is tested in `tests/protocol.rs`.
 
+use std::{
+    cell::RefCell,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use hbitmap::{DirtyBitmap, Granularity, HBitmap};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn bitmap(len: u64, granularity: u64) -> DirtyBitmap {
+    let granularity = Granularity::from_bytes(granularity).unwrap();
+    DirtyBitmap::new("own name", HBitmap::new(len, granularity).unwrap())
+}
+
+type Cell = RefCell<DirtyBitmap>;
+
+fn begin(sources: &[Cell], design: Design) -> Sender<Vec<u8>, &Cell> {
+    let outgoing = (0..)
+        .zip(sources)
+        .map(|(i, source)| Outgoing::new("n", format!("b{i}"), source))
+        .collect();
+    let options = SenderOptions {
+        design,
+        ..SenderOptions::default()
+    };
+    Sender::begin(Vec::new(), outgoing, options).unwrap()
+}
+
+/// Whether the owner has it back.
+fn is_free(source: &Cell) -> bool {
+    let b = source.borrow();
+    !b.is_busy() && b.meta().is_none()
+}
+
+fn refusal<T>(result: Result<T>) -> String {
+    result.map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_can_t_be_sent_is_refused_and_left_alone() {
+    let refused = |names: &[(&str, &str)], sources: &[Cell]| {
+        let outgoing = names
+            .iter()
+            .zip(sources)
+            .map(|((node, name), source)| Outgoing::new(*node, *name, source))
+            .collect();
+        let mut out = Vec::new();
+        let why = refusal(Sender::begin(&mut out, outgoing, SenderOptions::default()));
+        assert!(out.is_empty());
+        why
+    };
+    let fresh = || Cell::new(bitmap(MIB, 512));
+    let two = [fresh(), fresh()];
+    assert!(refused(&[("n", "b"), ("0", "b")], &two).contains("'0'"));
+    assert!(refused(&[("n", "b"), ("n", "")], &two).contains("is empty"));
+    let long = "x".repeat(256);
+    assert!(refused(&[("n", "b"), ("n", &long)], &two).contains("256 bytes"));
+    assert_eq!(
+        refused(&[("n", "b"), ("n", "b")], &two),
+        "two bitmaps of node 'n' have the alias 'b'"
+    );
+    let names = [("n", "a"), ("n", "b")];
+    two[1].borrow_mut().set_busy(true).unwrap();
+    assert!(refused(&names, &two).contains("in use by another operation"));
+    assert!(two[1].borrow().is_busy());
+    two[1].borrow_mut().set_busy(false).unwrap();
+    two[1].borrow_mut().freeze().unwrap();
+    assert!(refused(&names, &two).contains("in use by another operation"));
+    two[1].borrow_mut().reclaim().unwrap();
+    let chunk = Granularity::from_bytes(MIB).unwrap();
+    two[1].borrow_mut().follow(chunk).unwrap();
+    assert!(refused(&names, &two).contains("follows"));
+    assert!(two[1].borrow().meta().is_some());
+    two[1].borrow_mut().unfollow();
+    two[1].borrow_mut().mark_inconsistent();
+    assert!(refused(&names, &two).contains("inconsistent"));
+    for granularity in [256, 1 << 32] {
+        let sources = [fresh(), Cell::new(bitmap(MIB, granularity))];
+        let why = refused(&names, &sources);
+        assert!(why.starts_with("bitmap 'own name': "), "{why}");
+        assert!(is_free(&sources[0]) && is_free(&sources[1]));
+    }
+    assert!(is_free(&two[0]));
+    // The same one twice, under two names.
+    let outgoing = vec![
+        Outgoing::new("n", "a", &two[0]),
+        Outgoing::new("n", "b", &two[0]),
+    ];
+    let sender = Sender::begin(Vec::new(), outgoing, SenderOptions::default());
+    assert!(refusal(sender).contains("in use"));
+    assert!(is_free(&two[0]));
+}
+
+#[test]
+fn busy_until_completed_cancelled_or_dropped() {
+    let sources = [Cell::new(bitmap(MIB, 512)), Cell::new(bitmap(0, 512))];
+    let sender = begin(&sources, Design::Precopy);
+    assert!(sources.iter().all(|s| s.borrow().is_busy()));
+    sources[0].borrow_mut().record(0..1);
+    sender.cancel();
+    assert!(sources.iter().all(is_free));
+    assert_eq!(sources[0].borrow().bits().count(), 1);
+    drop(begin(&sources, Design::Precopy));
+    assert!(sources.iter().all(is_free));
+    begin(&sources, Design::Precopy).complete().unwrap();
+    assert!(sources.iter().all(is_free));
+}
+
+#[test]
+fn what_is_pending_bounds_what_is_sent() {
+    let len = 100 * MIB + 512;
+    let sources = [Cell::new(bitmap(len, 512)), Cell::new(bitmap(0, 512))];
+    sources[0].borrow_mut().record(5 * MIB..6 * MIB);
+    sources[0].borrow_mut().record(len - 1..len);
+    let mut sender = begin(&sources, Design::Precopy);
+    let check = |sender: &mut Sender<_, _>, chunks, budget| {
+        let pending = sender.pending();
+        assert_eq!(pending.chunks, chunks);
+        let before = sender.offset();
+        let left = sender.pass(budget).unwrap();
+        // Head, end of list and footer of the PART.
+        let sent = (sender.offset() - before).saturating_sub(11);
+        assert!(
+            sent <= pending.bytes - left.bytes,
+            "{sent}, {pending:?}, {left:?}"
+        );
+        left
+    };
+    // 26 chunks of 4 MiB, two of them dirty, and that of the empty disk.
+    let left = check(&mut sender, 27, u64::MAX);
+    assert_eq!(left, Pending::default());
+    check(&mut sender, 0, u64::MAX);
+    let before = sender.offset();
+    sender.pass(u64::MAX).unwrap();
+    assert_eq!(sender.offset(), before, "nothing to send, no section");
+
+    sources[0].borrow_mut().record(0..1);
+    sources[0].borrow_mut().record(5 * MIB..6 * MIB); // It is dirty already.
+    sources[0]
+        .borrow_mut()
+        .load_zeros(8 * MIB..12 * MIB)
+        .unwrap();
+    check(&mut sender, 2, u64::MAX);
+
+    // One chunk goes whatever the budget; the next pass goes on behind it.
+    for i in 0..5 {
+        sources[0]
+            .borrow_mut()
+            .record(4 * i * MIB..4 * i * MIB + 1024);
+        sources[0]
+            .borrow_mut()
+            .load_zeros(4 * i * MIB..4 * (i + 1) * MIB)
+            .unwrap();
+    }
+    for left in (1..=5).rev() {
+        assert_eq!(check(&mut sender, left, 0).chunks, left - 1);
+        // What is touched behind waits for its turn.
+        if left == 4 {
+            sources[0].borrow_mut().load_zeros(0..4 * MIB).unwrap();
+            sources[0]
+                .borrow_mut()
+                .load_zeros(8 * MIB..12 * MIB)
+                .unwrap();
+            assert_eq!(sender.pending().chunks, 4);
+            assert_eq!(check(&mut sender, 4, 1570).chunks, 2);
+            break;
+        }
+    }
+    assert_eq!(check(&mut sender, 2, 20_000).chunks, 0);
+    assert_eq!(sender.precopy(0, 3).unwrap(), Pending::default());
+}
+
+#[test]
+fn precopy_ends_when_little_enough_is_left() {
+    let sources = [Cell::new(bitmap(100 * MIB, 512))];
+    let mut sender = begin(&sources, Design::Precopy);
+    let all = sender.pending();
+    let before = sender.offset();
+    assert_eq!(sender.precopy(all.bytes, 5).unwrap(), all);
+    assert_eq!(sender.precopy(0, 0).unwrap(), all);
+    assert_eq!(sender.offset(), before);
+    assert_eq!(
+        sender.precopy(all.bytes - 1, 5).unwrap(),
+        Pending::default()
+    );
+}
+
+#[test]
+fn changes_during_the_last_pass_are_refused() {
+    /// A transport that dirties the bitmap when it is written to.
+    struct Late<'a>(&'a Mutex<DirtyBitmap>, u64);
+    impl io::Write for Late<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            // The lock isn't held by the sender now.
+            let mut bitmap = self.0.try_lock().unwrap();
+            if self.1 > 1 {
+                bitmap.record(0..512 * self.1);
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let source = Mutex::new(bitmap(1 << 30, 512));
+    for i in 0..1 << 14 {
+        source.lock().unwrap().record(i << 16..(i << 16) + 1);
+    }
+    let outgoing = vec![Outgoing::new("n", "b", &source)];
+    let options = SenderOptions::default();
+    let sender = Sender::begin(Late(&source, 0), outgoing, options).unwrap();
+    assert_eq!(
+        refusal(sender.complete()),
+        "bitmap 'b' of node 'n' changed during the last pass: writers have to be held"
+    );
+    assert!(!source.lock().unwrap().is_busy());
+}
+
+#[test]
+fn a_resized_or_lost_bitmap_ends_the_stream() {
+    type Spoil = fn(&mut DirtyBitmap);
+    let spoil: [(Spoil, &str); 3] = [
+        (|b| b.resize(2 * MIB).unwrap(), "has 2097152 now"),
+        (DirtyBitmap::mark_inconsistent, "inconsistent"),
+        (|b| b.unfollow(), "replaced"),
+    ];
+    for (spoil, want) in spoil {
+        let sources = [Cell::new(bitmap(MIB, 512))];
+        let mut sender = begin(&sources, Design::Precopy);
+        spoil(&mut sources[0].borrow_mut());
+        assert_eq!(sender.pending().chunks, 1);
+        let why = refusal(sender.pass(u64::MAX));
+        assert!(why.contains(want), "{why}");
+        assert!(refusal(sender.pass(u64::MAX)).contains("earlier error"));
+        assert!(refusal(sender.complete()).contains("earlier error"));
+        assert!(is_free(&sources[0]));
+    }
+}
+
+#[test]
+fn each_step_in_its_turn() {
+    let sources = [Cell::new(bitmap(MIB, 512))];
+    let mut sender = begin(&sources, Design::Precopy);
+    assert!(refusal(sender.switch_over()).contains("postcopy"));
+    sender.complete().unwrap();
+    let sender = begin(&sources, Design::Postcopy);
+    assert!(refusal(sender.complete()).contains("switched over"));
+    let mut sender = begin(&sources, Design::Postcopy);
+    sender.switch_over().unwrap();
+    assert!(refusal(sender.switch_over()).contains("once"));
+    sender.complete().unwrap();
+    assert!(is_free(&sources[0]));
+}
+
+#[test]
+fn a_failing_transport_frees_the_bitmaps() {
+    struct Full(usize);
+    impl io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let source = Arc::new(Mutex::new(bitmap(100 * MIB, 512)));
+    source.lock().unwrap().record(0..100 * MIB);
+    source.lock().unwrap().load_zeros(0..0).unwrap_err();
+    let mut failures = 0;
+    for room in (0..200_000).step_by(5_000) {
+        let outgoing = vec![Outgoing::new("n", "b", Arc::clone(&source))];
+        let options = SenderOptions::default();
+        let done = Sender::begin(Full(room), outgoing, options).and_then(|mut sender| {
+            sender.pass(10_000)?;
+            sender.pass(u64::MAX)?;
+            sender.complete()
+        });
+        failures += usize::from(matches!(done, Err(Error::Write { .. })));
+        let b = source.lock().unwrap();
+        assert!(!b.is_busy() && b.meta().is_none());
+        assert!(b.bits().is_full());
+    }
+    assert!((2..39).contains(&failures), "{failures}");
+}
