@@ -47,3 +47,13 @@ fn layered() {
 fn image() {
     replay("image");
 }
+
+#[test]
+fn stream() {
+    replay("stream");
+}
+
+#[test]
+fn apply() {
+    replay("apply");
+}

@@ -228,7 +228,7 @@ pub fn image(data: &[u8]) {
 }
 
 /// Corruptions and leaks that the check finds; `None` where it gives up.
-fn checked(storage: &dyn Storage) -> Option<(u64, u64)> {
+pub(super) fn checked(storage: &dyn Storage) -> Option<(u64, u64)> {
     let area = HeaderArea::read_for_check(storage).ok()?;
     let metadata = Metadata {
         storage,

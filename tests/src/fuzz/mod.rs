@@ -7,21 +7,25 @@
 
 mod image;
 mod layered;
+mod stream;
 
 use std::{fs, path::PathBuf};
 
 pub use image::{directory_and_tables, header, image};
 pub use layered::layered;
+pub use stream::{apply, stream};
 
 /// A body that takes any bytes.
 pub type Body = fn(&[u8]);
 
 /// Name and body of every target; `fuzz/fuzz_targets/` has a file for each.
-pub const TARGETS: [(&str, Body); 4] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("header", header),
     ("directory_and_tables", directory_and_tables),
     ("layered", layered),
     ("image", image),
+    ("stream", stream),
+    ("apply", apply),
 ];
 
 /// An input with a name for messages.
@@ -38,6 +42,8 @@ pub fn seeds(target: &str) -> Vec<Input> {
         "directory_and_tables" => image::directory_seeds(),
         "layered" => layered::seeds(),
         "image" => image::image_seeds(),
+        "stream" => stream::seeds(),
+        "apply" => stream::apply_seeds(),
         other => panic!("no target {other}"),
     };
     assert!(!seeds.is_empty(), "{target} has no seeds");
