@@ -125,18 +125,21 @@ pub(crate) fn count(words: &[u64]) -> u32 {
     counter.total() + rest.iter().map(|w| w.count_ones()).sum::<u32>()
 }
 
-/// Set bits in the bytes of a page.
+/// Set bits in whole words of bytes.
 #[inline]
-pub(crate) fn count_le(bytes: &PageBytes) -> u32 {
+pub(crate) fn count_le(bytes: &[u8]) -> u32 {
+    let (blocks, rest) = bytes.as_chunks::<{ BLOCK * 8 }>();
     let mut counter = Counter::new();
-    for block in bytes.as_chunks::<{ BLOCK * 8 }>().0 {
+    for block in blocks {
         let mut words = [0; BLOCK];
         for (to, from) in words.iter_mut().zip(block.as_chunks::<8>().0) {
             *to = u64::from_le_bytes(*from);
         }
         counter.add(lanes(&words));
     }
-    counter.total()
+    let rest = rest.as_chunks::<8>().0.iter();
+    let rest = rest.map(|word| u64::from_le_bytes(*word).count_ones());
+    counter.total() + rest.sum::<u32>()
 }
 
 /// `dst |= src`; the set bits that `dst` has then.

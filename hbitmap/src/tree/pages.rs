@@ -250,14 +250,11 @@ impl Pages {
         let (words, count) = self.dense.page_mut(id);
         let part = words.get_mut(first..first + bytes.len() / 8)?;
         let keep = *count - kernel::count(part);
-        let (mut fresh, n) = ([0; PAGE_WORDS], part.len());
-        let fresh = &mut fresh[..n];
-        kernel::words_from_le(fresh, bytes);
-        let total = keep + kernel::count(fresh);
+        let total = keep + kernel::count_le(bytes);
         if total as usize <= MAX_SPARSE / 2 || total >= valid {
             return None;
         }
-        part.copy_from_slice(fresh);
+        kernel::words_from_le(part, bytes);
         *count = total;
         Some(())
     }
