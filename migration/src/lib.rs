@@ -37,4 +37,4 @@ pub use section::{
     BLOCK_LEN, BlockData, BlockItem, BlockWriter, Command, Configuration, Item, RamSummary,
     Section, SectionKind, StreamReader, StreamWriter, VmDescription,
 };
-pub use sender::{Design, Outgoing, Pending, Sender, SenderOptions, Source};
+pub use sender::{Design, Outgoing, Pending, Sender, SenderOptions, Source, Style};

@@ -2,7 +2,7 @@
 
 use std::{io::Write, ops::Range};
 
-use hbitmap::{DirtyBitmap, Granularity, State};
+use hbitmap::{DirtyBitmap, Granularity, HBitmap, State};
 
 use super::{Outgoing, Pending, Source};
 use crate::{BitmapFlags, ChunkLayout, ChunkWriter, Error, Output, Result, write_bits};
@@ -105,6 +105,18 @@ impl<S: Source> Held<S> {
             Ok::<_, Error>(b.meta().is_some_and(|meta| meta.count() != 0))
         })?;
         Ok(self.empty || changed)
+    }
+
+    /// A copy of the bits; from now on they count as sent.
+    pub(super) fn take(&mut self) -> Result<HBitmap> {
+        self.empty = false;
+        self.source.with(|b| {
+            self.check(b)?;
+            if let Some(meta) = b.meta_mut() {
+                while meta.take(0, u64::MAX).is_some() {}
+            }
+            Ok(b.bits().clone())
+        })
     }
 
     /// Sends what changed: from where the last pass stopped to the end of the disk, then

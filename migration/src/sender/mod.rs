@@ -18,14 +18,17 @@ pub use self::source::{Outgoing, Source};
 use crate::{
     ChunkWriter, Command, Error, Output, Result, SectionKind, StreamWriter,
     alias::{check_bitmap_alias, check_node_alias},
+    write_compact,
 };
 
 /// The section's id string.
 const SECTION: &str = "dirty-bitmap";
 /// Its version.
 const VERSION: u32 = 1;
-/// Its id in QEMU's own streams; 1 is that of `ram`.
+/// Its id in QEMU's own streams, where 1 is that of `ram`.
 const QEMU_ID: u32 = 2;
+/// Its id where nothing comes before.
+const COMPACT_ID: u32 = 1;
 
 /// When the bits are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +40,18 @@ pub enum Design {
     Postcopy,
 }
 
+/// How bits are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// Byte for byte what QEMU writes: sections START, PART and END, chunks of 8192
+    /// granules, clean ones as ZEROES.
+    #[default]
+    Qemu,
+    /// The smallest stream that QEMU loads: one FULL section, clean parts of any size in
+    /// one chunk. For bitmaps at rest: completed straight after it is begun.
+    Compact,
+}
+
 /// How a stream is begun.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SenderOptions {
@@ -44,6 +59,8 @@ pub struct SenderOptions {
     pub machine: String,
     /// When the bits are sent.
     pub design: Design,
+    /// How they are written.
+    pub style: Style,
     /// Whether an empty VMDESCRIPTION follows the stream, for which QEMU looks.
     pub describe: bool,
 }
@@ -86,9 +103,13 @@ impl<W: Write, S: Source> Sender<W, S> {
     ///
     /// # Errors
     /// [`Error::Bits`] for bitmaps that are busy or inconsistent; [`Error::Refused`] for
-    /// aliases that no stream can carry or that name two bitmaps, and granularities below
-    /// 512 bytes or above 2 GiB; [`Error::Write`]. The bitmaps are then as before.
+    /// aliases that no stream can carry or that name two bitmaps, granularities below 512
+    /// bytes or above 2 GiB, and a compact postcopy; [`Error::Write`]. The bitmaps are then
+    /// as before.
     pub fn begin(out: W, bitmaps: Vec<Outgoing<S>>, options: SenderOptions) -> Result<Self> {
+        if (options.design, options.style) == (Design::Postcopy, Style::Compact) {
+            return Err(at_rest());
+        }
         let mut names = HashSet::new();
         for outgoing in &bitmaps {
             let Outgoing { node, name, .. } = outgoing;
@@ -113,7 +134,9 @@ impl<W: Write, S: Source> Sender<W, S> {
             switched_over: false,
             failed: false,
         };
-        sender.start()?;
+        if sender.options.style == Style::Qemu {
+            sender.start()?;
+        }
         Ok(sender)
     }
 
@@ -135,9 +158,12 @@ impl<W: Write, S: Source> Sender<W, S> {
     /// next one.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Refused`] if a disk was resized or an earlier call
-    /// failed; [`Error::Bits`] if a bitmap became inconsistent.
+    /// [`Error::Write`]; [`Error::Refused`] if a disk was resized, an earlier call failed or
+    /// the stream is compact; [`Error::Bits`] if a bitmap became inconsistent.
     pub fn pass(&mut self, max_bytes: u64) -> Result<Pending> {
+        if self.options.style == Style::Compact {
+            return Err(at_rest());
+        }
         self.trying(|sender| {
             sender.sending.refresh();
             if sender.sending.changed()?.is_some() {
@@ -203,7 +229,23 @@ impl<W: Write, S: Source> Sender<W, S> {
             let why = "postcopy is completed after it was switched over";
             return Err(Error::Refused(why.into()));
         }
-        self.trying(Self::last_pass)?;
+        self.trying(|sender| {
+            sender.sending.refresh();
+            match sender.options.style {
+                Style::Qemu => sender.last_pass()?,
+                Style::Compact => sender.compact()?,
+            }
+            sender.sending.refresh();
+            match sender.sending.changed()? {
+                None => Ok(()),
+                Some(b) => Err(Error::Refused(format!(
+                    "bitmap '{}' of node '{}' changed during the last pass: \
+                     writers have to be held",
+                    b.name.escape_debug(),
+                    b.node
+                ))),
+            }
+        })?;
         self.stream.finish(self.options.describe)
     }
 
@@ -231,7 +273,6 @@ impl<W: Write, S: Source> Sender<W, S> {
         if self.sending.bitmaps.is_empty() {
             return Ok(());
         }
-        self.sending.refresh();
         if self.switched_over && self.sending.changed()?.is_some() {
             self.section(SectionKind::Part, |sending, w| sending.send(w, u64::MAX))?;
         }
@@ -241,16 +282,30 @@ impl<W: Write, S: Source> Sender<W, S> {
                 sending.chunks.complete(w, &b.node, &b.name)?;
             }
             Ok(())
-        })?;
-        self.sending.refresh();
-        match self.sending.changed()? {
-            None => Ok(()),
-            Some(b) => Err(Error::Refused(format!(
-                "bitmap '{}' of node '{}' changed during the last pass: writers have to be held",
-                b.name.escape_debug(),
-                b.node
-            ))),
+        })
+    }
+
+    /// The whole section at once.
+    fn compact(&mut self) -> Result<()> {
+        let (full, sending) = (SectionKind::Full, &mut self.sending);
+        self.stream.begin(full, COMPACT_ID, SECTION, 0, VERSION)?;
+        let w = self.stream.content();
+        let chunks = &mut sending.chunks;
+        let count = sending.bitmaps.len();
+        for (i, b) in (1..).zip(&mut sending.bitmaps) {
+            let bits = b.take()?;
+            chunks.start(w, &b.node, &b.name, b.granularity(), b.flags)?;
+            write_compact(w, chunks, &b.node, &b.name, &bits)?;
+            if i < count {
+                chunks.complete(w, &b.node, &b.name)?;
+            } else {
+                chunks.complete_last(w, &b.node, &b.name)?;
+            }
         }
+        if count == 0 {
+            chunks.end_of_list(w)?;
+        }
+        self.stream.end()
     }
 
     /// A piece of the section, with what `fill` puts into it.
@@ -275,6 +330,11 @@ impl<W: Write, S: Source> Sender<W, S> {
         self.failed = done.is_err();
         done
     }
+}
+
+/// The compact form has all in one section.
+fn at_rest() -> Error {
+    Error::Refused("the compact form is for bitmaps at rest: they are sent at once".into())
 }
 
 impl<S: Source> Sending<S> {

@@ -209,17 +209,24 @@ fn changes_during_the_last_pass_are_refused() {
         }
     }
     let source = Mutex::new(bitmap(1 << 30, 512));
-    for i in 0..1 << 14 {
-        source.lock().unwrap().record(i << 16..(i << 16) + 1);
+    for style in [Style::Qemu, Style::Compact] {
+        source.lock().unwrap().reset(0..1 << 30).unwrap();
+        for i in 0..1 << 14 {
+            source.lock().unwrap().record(i << 16..(i << 16) + 1);
+        }
+        let outgoing = vec![Outgoing::new("n", "b", &source)];
+        let options = SenderOptions {
+            style,
+            ..SenderOptions::default()
+        };
+        let late = Late(&source, u64::from(style == Style::Compact));
+        let sender = Sender::begin(late, outgoing, options).unwrap();
+        assert_eq!(
+            refusal(sender.complete()),
+            "bitmap 'b' of node 'n' changed during the last pass: writers have to be held"
+        );
+        assert!(!source.lock().unwrap().is_busy());
     }
-    let outgoing = vec![Outgoing::new("n", "b", &source)];
-    let options = SenderOptions::default();
-    let sender = Sender::begin(Late(&source, 0), outgoing, options).unwrap();
-    assert_eq!(
-        refusal(sender.complete()),
-        "bitmap 'b' of node 'n' changed during the last pass: writers have to be held"
-    );
-    assert!(!source.lock().unwrap().is_busy());
 }
 
 #[test]
@@ -291,4 +298,50 @@ fn a_failing_transport_frees_the_bitmaps() {
         assert!(b.bits().is_full());
     }
     assert!((2..39).contains(&failures), "{failures}");
+}
+
+#[test]
+fn the_compact_form_is_one_section() {
+    let sources = [Cell::new(bitmap(1 << 40, 65536)), Cell::new(bitmap(0, 512))];
+    sources[0].borrow_mut().record(1 << 39..(1 << 39) + 1);
+    sources[0].borrow_mut().set_persistent(true);
+    sources[1].borrow_mut().disable().unwrap();
+    let compact = |sources: &[Cell], describe| {
+        let names = ["x", "y"].iter().zip(sources);
+        let outgoing = names.map(|(name, source)| Outgoing::new("n", *name, source));
+        let options = SenderOptions {
+            style: Style::Compact,
+            describe,
+            ..SenderOptions::default()
+        };
+        let sender = Sender::begin(Vec::new(), outgoing.collect(), options).unwrap();
+        sender.complete().unwrap()
+    };
+    let head = b"QEVM\0\0\0\x03\x07\0\0\0\0\x04\0\0\0\x01\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";
+    let want: &[&[u8]] = &[
+        head,
+        b"\x1c\x01n\x01x\0\x01\0\0\x03",
+        b"\x42\0\0\0\0\0\0\0\0\x80\0\0\0",
+        b"\x40\0\0\0\0\x40\0\0\0\0\0\x20\0\0\0\0\0\0\0\0\x08\x01\0\0\0\0\0\0\0",
+        b"\x20",
+        b"\x14\x01y\0\0\x02\0\0\x42\0\0\0\0\0\0\0\0\0\0\0\0\x21",
+        b"\x7e\0\0\0\x01\0",
+    ];
+    assert_eq!(compact(&sources, false), want.concat());
+    assert!(sources.iter().all(is_free));
+    let none = [head as &[u8], b"\x01\x7e\0\0\0\x01\0", b"\x06\0\0\0\x02{}"];
+    assert_eq!(compact(&[], true), none.concat());
+
+    let mut options = SenderOptions {
+        style: Style::Compact,
+        ..SenderOptions::default()
+    };
+    let outgoing = || vec![Outgoing::new("n", "b", &sources[0])];
+    let mut sender = Sender::begin(Vec::new(), outgoing(), options.clone()).unwrap();
+    assert!(refusal(sender.pass(1)).contains("at rest"));
+    assert!(refusal(sender.switch_over()).contains("postcopy"));
+    sender.complete().unwrap();
+    options.design = Design::Postcopy;
+    assert!(refusal(Sender::begin(Vec::new(), outgoing(), options)).contains("at rest"));
+    assert!(is_free(&sources[0]));
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use hbitmap::{DirtyBitmap, Granularity, HBitmap, State};
 use migration::{
     AliasMap, Design, Item, Limits, Node, Outcome, Outgoing, Receiver, Sender, SenderOptions,
-    StreamReader,
+    StreamReader, Style,
 };
 
 use crate::rng::Rng;
@@ -115,13 +115,18 @@ impl Bitmap {
     }
 }
 
-fn sender(bitmaps: &[Bitmap], design: Design) -> Sender<Vec<u8>, &RefCell<DirtyBitmap>> {
+fn sender(
+    bitmaps: &[Bitmap],
+    design: Design,
+    style: Style,
+) -> Sender<Vec<u8>, &RefCell<DirtyBitmap>> {
     let outgoing = bitmaps
         .iter()
         .map(|b| Outgoing::new(b.disk.0, &b.name, &b.source))
         .collect();
     let options = SenderOptions {
         design,
+        style,
         ..SenderOptions::default()
     };
     Sender::begin(Vec::new(), outgoing, options).unwrap()
@@ -153,7 +158,7 @@ fn precopy_sends_what_is_there_at_the_end() {
     for seed in 0..1000 {
         let rng = &mut Rng(seed);
         let bitmaps = bitmaps(rng);
-        let mut sender = sender(&bitmaps, Design::Precopy);
+        let mut sender = sender(&bitmaps, Design::Precopy, Style::Qemu);
         for _ in 0..rng.below(12) {
             for b in &bitmaps {
                 for _ in 0..rng.below(4) {
@@ -167,16 +172,21 @@ fn precopy_sends_what_is_there_at_the_end() {
             sender.precopy(rng.below(10_000), 5).unwrap();
         }
         let stream = sender.complete().unwrap();
-        let mut receiver = receiver(&bitmaps);
-        receiver
-            .receive(&mut StreamReader::new(&stream[..]))
-            .unwrap();
-        let want: Vec<_> = bitmaps.iter().map(|b| b.want.borrow().clone()).collect();
-        let outcome = receiver.finish();
-        assert!(!outcome.switched_over);
-        check_outcome(&bitmaps, &outcome, &want);
+        check_stream(&bitmaps, &stream);
+        let compact = self::sender(&bitmaps, Design::Precopy, Style::Compact);
+        check_stream(&bitmaps, &compact.complete().unwrap());
         bitmaps.iter().for_each(Bitmap::check_source);
     }
+}
+
+/// What the source has arrives.
+fn check_stream(bitmaps: &[Bitmap], stream: &[u8]) {
+    let mut receiver = receiver(bitmaps);
+    receiver.receive(&mut StreamReader::new(stream)).unwrap();
+    let want: Vec<_> = bitmaps.iter().map(|b| b.want.borrow().clone()).collect();
+    let outcome = receiver.finish();
+    assert!(!outcome.switched_over);
+    check_outcome(bitmaps, &outcome, &want);
 }
 
 #[test]
@@ -184,7 +194,7 @@ fn postcopy_keeps_what_is_written_on_both_sides() {
     for seed in 0..1000 {
         let rng = &mut Rng(1000 + seed);
         let bitmaps = bitmaps(rng);
-        let mut sender = sender(&bitmaps, Design::Postcopy);
+        let mut sender = sender(&bitmaps, Design::Postcopy, Style::Qemu);
         for _ in 0..rng.below(3) {
             bitmaps.iter().for_each(|b| b.change(rng));
             if rng.one_in(3) {
@@ -234,7 +244,7 @@ fn cancelling_leaves_the_source_as_it_was() {
         let rng = &mut Rng(2000 + seed);
         let bitmaps = bitmaps(rng);
         let design = rng.pick(&[Design::Precopy, Design::Postcopy]);
-        let mut sender = sender(&bitmaps, design);
+        let mut sender = sender(&bitmaps, design, Style::Qemu);
         for _ in 0..rng.below(5) {
             bitmaps.iter().for_each(|b| b.change(rng));
             sender.pass(rng.below(20_000)).unwrap();
