@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    cmd::{bitmap, check, completions, create, info, man, migrate},
+    cmd::{bitmap, check, completions, create, info, man, migrate, stream},
     error::Failure,
     exit::Exit,
     getopt::{self, Occurrence, Stop, Words},
@@ -58,6 +58,7 @@ enum Verb {
     Info(info::InfoArgs),
     Man(man::ManArgs),
     MigrateBitmaps(migrate::MigrateArgs),
+    Stream(stream::StreamArgs),
 }
 
 /// What a command's `run` is given beside its arguments.
@@ -106,6 +107,7 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
         "info" => dispatch::<info::InfoArgs>(words),
         "man" => dispatch::<man::ManArgs>(words),
         "migrate-bitmaps" => dispatch::<migrate::MigrateArgs>(words),
+        "stream" => dispatch::<stream::StreamArgs>(words),
         _ => return None,
     })
 }
@@ -177,6 +179,16 @@ fn clap_text(error: &clap::Error) -> String {
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// The arguments of a command from its words, for tests.
+#[cfg(test)]
+pub(crate) fn parse_for_test<C: Run>(words: Vec<OsString>) -> C {
+    let mut command = command::<C>();
+    let read = getopt::read(&command, C::OURS, words, |_| Ok::<(), Failure>(()));
+    let plain = read.unwrap().plain(C::NAME);
+    let mut matches = command.try_get_matches_from_mut(plain).unwrap();
+    C::from_arg_matches_mut(&mut matches).unwrap()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 8] = [
     "bitmap",
     "check",
     "completions",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 7] = [
     "info",
     "man",
     "migrate-bitmaps",
+    "stream",
 ];
 
 fn qimg(words: &[&str]) -> Output {

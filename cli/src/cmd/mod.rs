@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod man;
 pub(crate) mod migrate;
+pub(crate) mod stream;
 
 use std::{
     ffi::{OsStr, OsString},

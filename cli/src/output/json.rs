@@ -33,6 +33,11 @@ impl<W: Write> Json<W> {
         self.out
     }
 
+    /// Writes what is buffered.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
     /// Not known.
     pub(crate) fn null(&mut self, key: &str) -> io::Result<()> {
         self.literal(key, b"null")

@@ -5,12 +5,14 @@
 
 mod escape;
 mod json;
+mod progress;
 mod text;
 
 use std::io::{self, Write};
 
 pub(crate) use escape::{Escaped, escape_control};
 pub(crate) use json::Json;
+pub(crate) use progress::Progress;
 pub(crate) use text::Text;
 
 /// A report's tree of named values, written event by event. Keys come in the order that
@@ -57,4 +59,10 @@ pub(crate) fn print_text(text: &str) -> io::Result<()> {
     let mut out = stdout();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// `1 chunk`, `2 chunks`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }

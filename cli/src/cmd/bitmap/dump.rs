@@ -185,6 +185,12 @@ fn json_bits<W: Write>(json: &mut Json<W>, bits: &HBitmap) -> io::Result<()> {
     json.string("sha256", hex(&bits.sha256()).as_bytes())?;
     json.string("crc32c", format!("{:08x}", bits.crc32c()).as_bytes())?;
     json.list("extents")?;
+    extents(json, bits)?;
+    json.end()
+}
+
+/// `{"offset": …, "length": …}` for each dirty range, in an open list.
+pub(crate) fn extents<W: Write>(json: &mut Json<W>, bits: &HBitmap) -> io::Result<()> {
     let (mut extent, mut number) = (Vec::with_capacity(64), itoa::Buffer::new());
     for range in bits.ranges() {
         extent.clear();
@@ -195,7 +201,7 @@ fn json_bits<W: Write>(json: &mut Json<W>, bits: &HBitmap) -> io::Result<()> {
         extent.push(b'}');
         json.literal("", &extent)?;
     }
-    json.end()
+    Ok(())
 }
 
 /// `offset length` a line, in decimal.

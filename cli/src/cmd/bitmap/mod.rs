@@ -4,7 +4,7 @@ mod dump;
 mod edit;
 mod list;
 
-pub(crate) use dump::hex;
+pub(crate) use dump::{extents, hex};
 
 use std::ffi::OsString;
 

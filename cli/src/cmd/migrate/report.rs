@@ -1,0 +1,74 @@
+//! What is told of the bitmaps that went.
+
+use std::io::{self, Write};
+
+use hbitmap::HBitmap;
+
+use crate::{
+    cmd::bitmap::hex,
+    output::{Json, Tree},
+    size::Human,
+};
+
+/// What is told of a bitmap's bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Bytes of disk that a bit stands for.
+    pub(super) granularity: u64,
+    /// Whether it records writes.
+    pub(super) recording: bool,
+    /// Dirty granules.
+    pub(super) dirty_count: u64,
+    /// The bytes of disk that they cover.
+    pub(super) dirty_bytes: u64,
+    /// Over the bits in linear form.
+    pub(super) sha256: [u8; 32],
+}
+
+impl Facts {
+    /// Those of a bitmap with these bits.
+    pub(super) fn of(bits: &HBitmap, recording: bool) -> Self {
+        Self {
+            granularity: bits.granularity().bytes(),
+            recording,
+            dirty_count: bits.count(),
+            dirty_bytes: bits.dirty_bytes(),
+            sha256: bits.sha256(),
+        }
+    }
+
+    /// `recording` or `disabled`.
+    fn state(&self) -> &'static str {
+        if self.recording {
+            "recording"
+        } else {
+            "disabled"
+        }
+    }
+
+    /// `: recording, 1 MiB (1048576 bytes) dirty in 16 granules of 64 KiB`, which ends a
+    /// line.
+    pub(super) fn human(&self, out: &mut impl Write) -> io::Result<()> {
+        let (state, bytes, count) = (self.state(), self.dirty_bytes, self.dirty_count);
+        let granularity = Human(self.granularity);
+        writeln!(
+            out,
+            ": {state}, {} ({bytes} bytes) dirty in {count} granules of {granularity}",
+            Human(bytes)
+        )
+    }
+
+    /// The digest as text.
+    pub(super) fn sha256(&self) -> String {
+        hex(&self.sha256)
+    }
+
+    /// The members that all reports have, in an open object. The digest has a name of its
+    /// own in each.
+    pub(super) fn json<W: Write>(&self, json: &mut Json<W>) -> io::Result<()> {
+        json.number("granularity", self.granularity.into())?;
+        json.string("state", self.state().as_bytes())?;
+        json.number("dirty-count", self.dirty_count.into())?;
+        json.number("dirty-bytes", self.dirty_bytes.into())
+    }
+}
