@@ -44,6 +44,7 @@ impl<W: Write> Output<W> {
     ///
     /// # Errors
     /// [`Error::Write`].
+    #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.len() <= CAPACITY {
             self.space(bytes.len())?.copy_from_slice(bytes);
@@ -69,6 +70,7 @@ impl<W: Write> Output<W> {
     }
 
     /// Room for `len` bytes, at most [`CAPACITY`], that the caller fills in now.
+    #[inline]
     pub(crate) fn space(&mut self, len: usize) -> Result<&mut [u8]> {
         self.make_room(len)?;
         let start = self.used;

@@ -32,19 +32,25 @@ pub fn write_bits<W: Write>(
         return chunks.zeroes(w, node, bitmap, layout.sectors(&range)?);
     }
     while at < range.end {
+        let chunk = at..layout.chunk_at(at).end.min(range.end);
         let dirty = bits.next_dirty(at..range.end).unwrap_or(range.end);
-        while at < range.end {
-            let chunk = at..layout.chunk_at(at).end.min(range.end);
-            let sectors = layout.sectors(&chunk)?;
+        let sectors = layout.sectors(&chunk)?;
+        if dirty < chunk.end {
             at = chunk.end;
-            if dirty < chunk.end {
-                let len = usize::try_from(layout.buffer_size(sectors))
-                    .map_err(|_| Error::Refused("a chunk is larger than memory".into()))?;
-                let data = chunks.bits_space(w, node, bitmap, sectors, len)?;
-                bits.write_linear(chunk, data)?;
-                break;
-            }
-            chunks.zeroes(w, node, bitmap, sectors)?;
+            let len = usize::try_from(layout.buffer_size(sectors))
+                .map_err(|_| Error::Refused("a chunk is larger than memory".into()))?;
+            let data = chunks.bits_space(w, node, bitmap, sectors, len)?;
+            bits.write_linear(chunk, data)?;
+        } else {
+            // All that are whole and clean; the first and the last one may be shorter.
+            let len = chunk.end - at;
+            let times = if len == layout.chunk_bytes() {
+                (dirty - at) / len
+            } else {
+                1
+            };
+            chunks.zeroes_run(w, node, bitmap, sectors, times)?;
+            at += times * len;
         }
     }
     Ok(())
@@ -95,6 +101,18 @@ mod tests {
             parts.extend(written(&bits, start..len.min(start + (4 << 20))));
         }
         assert_eq!(parts, got);
+    }
+
+    #[test]
+    fn a_range_that_starts_within_a_chunk_goes_on_with_the_layout() {
+        let bits = bitmap((20 << 20) + 512, 512);
+        let got = written(&bits, 1 << 20..(20 << 20) + 512);
+        let counts: Vec<_> = got.chunks(13).map(|chunk| chunk[9..].to_vec()).collect();
+        let count = |sectors: u32| sectors.to_be_bytes().to_vec();
+        assert_eq!(
+            counts,
+            [6144, 8192, 8192, 8192, 8192, 1].map(count).to_vec()
+        );
     }
 
     #[test]

@@ -149,10 +149,9 @@ impl<'a> Scan<'a> {
     /// The next words that are worth a buffer, at or behind word `at`: they start and end
     /// with a dirty one.
     fn next_run(&mut self, at: u64) -> Result<Option<Run>> {
-        let Some(dirty) = self.bits.next_dirty(self.bytes(at, self.total)) else {
+        let Some(start) = self.next_dirty(at) else {
             return Ok(None);
         };
-        let start = dirty / self.word;
         if !(self.from..self.to).contains(&start) {
             self.load(start)?;
         }
@@ -165,13 +164,30 @@ impl<'a> Scan<'a> {
         Ok(Some(Run { start, len }))
     }
 
+    /// The first dirty word at or behind `at`; the window is looked at first.
+    fn next_dirty(&self, mut at: u64) -> Option<u64> {
+        if (self.from..self.to).contains(&at) {
+            let words = self.words_in(at, self.to);
+            if let Some(clean) = words.iter().position(|word| *word != [0; WORD]) {
+                return Some(at + clean as u64);
+            }
+            at = self.to;
+        }
+        let dirty = self.bits.next_dirty(self.bytes(at, self.total))?;
+        Some(dirty / self.word)
+    }
+
+    /// Words that are in the window.
+    fn words_in(&self, start: u64, end: u64) -> &[[u8; WORD]] {
+        let place = |word: u64| usize::try_from(word - self.from).unwrap_or(usize::MAX);
+        let (words, _) = self.window.as_chunks();
+        words.get(place(start)..place(end)).unwrap_or_default()
+    }
+
     /// Words from `start` to the last dirty one before a gap or the end of the window.
     fn run_len(&self, start: u64) -> u64 {
-        let place = |word: u64| usize::try_from(word - self.from).unwrap_or(usize::MAX);
-        let (words, _) = self.window.as_chunks::<WORD>();
-        let words = words.get(place(start)..place(self.to));
         let (mut len, mut gap) = (0, 0);
-        for word in words.unwrap_or_default() {
+        for word in self.words_in(start, self.to) {
             gap += 1;
             if *word != [0; WORD] {
                 len += gap;
@@ -205,13 +221,7 @@ impl<'a> Scan<'a> {
 
     /// The bytes of a run in the window.
     fn data(&self, run: &Run) -> &[u8] {
-        let place = |word: u64| {
-            let word = usize::try_from(word - self.from).unwrap_or(usize::MAX);
-            word.saturating_mul(WORD)
-        };
-        self.window
-            .get(place(run.start)..place(run.start + run.len))
-            .unwrap_or_default()
+        self.words_in(run.start, run.start + run.len).as_flattened()
     }
 }
 

@@ -48,8 +48,8 @@ impl ChunkWriter {
                 ))
             })?;
         self.head(w, flags::START, node, bitmap)?;
-        w.put(&bytes.to_be_bytes())?;
-        w.put(&[state.to_byte()])
+        let [a, b, c, d] = bytes.to_be_bytes();
+        w.put(&[a, b, c, d, state.to_byte()])
     }
 
     /// BITS: the linear form of a range, 8 to 10240 bytes, with its padding.
@@ -84,8 +84,11 @@ impl ChunkWriter {
             )));
         }
         self.head(w, flags::BITS, node, bitmap)?;
-        range(w, sectors)?;
-        w.put(&(len as u64).to_be_bytes())?;
+        let mut fields = [0; 20];
+        let (range, size) = fields.split_at_mut(12);
+        range.copy_from_slice(&range_fields(sectors));
+        size.copy_from_slice(&(len as u64).to_be_bytes());
+        w.put(&fields)?;
         w.space(len)
     }
 
@@ -101,7 +104,30 @@ impl ChunkWriter {
         sectors: Sectors,
     ) -> Result<()> {
         self.head(w, flags::BITS | flags::ZEROES, node, bitmap)?;
-        range(w, sectors)
+        w.put(&range_fields(sectors))
+    }
+
+    /// As many ZEROES, each of as many sectors, one behind the other.
+    pub(crate) fn zeroes_run<W: Write>(
+        &mut self,
+        w: &mut Output<W>,
+        node: &str,
+        bitmap: &str,
+        mut sectors: Sectors,
+        times: u64,
+    ) -> Result<()> {
+        for i in 0..times {
+            if i == 0 {
+                self.zeroes(w, node, bitmap, sectors)?;
+            } else {
+                let mut chunk = [flags::BITS | flags::ZEROES; 13];
+                let [_, fields @ ..] = &mut chunk;
+                *fields = range_fields(sectors);
+                w.put(&chunk)?;
+            }
+            sectors.first += u64::from(sectors.count);
+        }
+        Ok(())
     }
 
     /// COMPLETE: every bit has been sent.
@@ -169,9 +195,12 @@ impl ChunkWriter {
 }
 
 /// First sector and number of sectors.
-fn range<W: Write>(w: &mut Output<W>, sectors: Sectors) -> Result<()> {
-    w.put(&sectors.first.to_be_bytes())?;
-    w.put(&sectors.count.to_be_bytes())
+fn range_fields(sectors: Sectors) -> [u8; 12] {
+    let mut fields = [0; 12];
+    let (first, count) = fields.split_at_mut(8);
+    first.copy_from_slice(&sectors.first.to_be_bytes());
+    count.copy_from_slice(&sectors.count.to_be_bytes());
+    fields
 }
 
 /// The length byte of a name.
