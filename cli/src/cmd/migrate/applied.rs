@@ -51,6 +51,8 @@ enum Why {
     LeftOut,
     /// The stream calls it transient.
     Transient,
+    /// It is named on the command line, and the stream doesn't have it.
+    Missing,
     /// It can't be had.
     Lost(String),
 }
@@ -60,6 +62,7 @@ impl Why {
         match self {
             Self::LeftOut => "left-out",
             Self::Transient => "transient",
+            Self::Missing => "missing",
             Self::Lost(_) => "lost",
         }
     }
@@ -106,7 +109,9 @@ impl Sorted {
                     Some(wire) => (wire.node, wire.bitmap),
                     None => (node.clone(), name.clone()),
                 };
-                self.lose(Alias { node, bitmap }, "it is not in the stream".into());
+                let alias = Alias { node, bitmap };
+                let why = Why::Missing;
+                self.left.push(Left { alias, why });
             }
         }
     }
@@ -174,9 +179,9 @@ impl Sorted {
         self.left.push(Left { alias, why });
     }
 
-    /// Bitmaps that can't be had.
+    /// Bitmaps that are wanted and can't be had.
     pub(super) fn losses(&self) -> usize {
-        let lost = |left: &&Left| matches!(left.why, Why::Lost(_));
+        let lost = |left: &&Left| matches!(left.why, Why::Lost(_) | Why::Missing);
         self.left.iter().filter(lost).count()
     }
 
@@ -198,6 +203,9 @@ impl Sorted {
                 Why::Transient => progname::warning(format_args!(
                     "bitmap '{name}' is transient and not stored (--persistent=on stores it)"
                 )),
+                Why::Missing => {
+                    progname::error(format_args!("bitmap '{name}' is not in the stream"));
+                }
                 Why::Lost(why) => {
                     let why = escape_control(why);
                     progname::error(format_args!("bitmap '{name}' is lost: {why}"));
@@ -307,7 +315,7 @@ impl Told<'_> {
             json.string("reason", why.word().as_bytes())?;
             match why {
                 Why::Lost(text) => json.string("message", text.as_bytes())?,
-                Why::LeftOut | Why::Transient => json.null("message")?,
+                Why::LeftOut | Why::Transient | Why::Missing => json.null("message")?,
             }
             json.end()?;
         }

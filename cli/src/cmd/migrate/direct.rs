@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use qcow2::{Error, Image};
+use qcow2::{Error, Image, bitmap::Bitmap};
 
 use super::{
     images::{self, Loaded},
@@ -99,19 +99,21 @@ impl Direct {
     fn load(&self, source: &Image) -> Result<Vec<(Loaded, Vec<u8>)>, Failure> {
         let shown = self.source.to_string_lossy();
         let bitmaps = images::bitmaps(&shown, source)?;
-        if self.bitmaps.is_empty() {
-            let all = bitmaps.iter(source).map(|bitmap| {
-                let name = bitmap.name().to_vec();
-                Ok((images::load(&shown, &bitmap, true)?, name))
-            });
-            return all.collect();
+        let all = self.bitmaps.is_empty();
+        let mut chosen: Vec<(Bitmap<'_>, Vec<u8>)> = Vec::new();
+        if all {
+            for bitmap in bitmaps.iter(source) {
+                chosen.push((bitmap, bitmap.name().to_vec()));
+            }
         }
-        let named = self.bitmaps.iter().map(|Rename { from, to }| {
+        for Rename { from, to } in &self.bitmaps {
             let bitmap = bitmaps.find(source, from.as_bytes());
             let bitmap = bitmap.map_err(|e| format!("'{shown}': {}", chain(&e)))?;
-            Ok((images::load(&shown, &bitmap, false)?, to.clone().into()))
-        });
-        named.collect()
+            chosen.push((bitmap, to.clone().into()));
+        }
+        images::refuse_inconsistent(&shown, chosen.iter().map(|(bitmap, _)| bitmap), all)?;
+        let load = |(bitmap, name)| Ok((images::load(&shown, &bitmap, all)?, name));
+        chosen.into_iter().map(load).collect()
     }
 
     fn different_sizes(&self, from: u64, to: u64) -> Failure {

@@ -116,12 +116,17 @@ fn gather<'a>(
             return Err(format!("'{shown}': {}", BitmapError::NotFound { name }).into());
         }
     }
+    let mut chosen = Vec::new();
+    for bitmap in all.iter().rev() {
+        if let Some(wire) = wire(plan, named, &shown, bitmap)? {
+            chosen.push((bitmap, wire));
+        }
+    }
+    let inconsistent = chosen.iter().map(|(bitmap, _)| *bitmap);
+    images::refuse_inconsistent(&shown, inconsistent, !plan.selective)?;
     let mut sent = Vec::new();
     let mut bitmaps = Vec::new();
-    for bitmap in all.iter().rev() {
-        let Some(wire) = wire(plan, named, &shown, bitmap)? else {
-            continue;
-        };
+    for (bitmap, wire) in chosen {
         let Loaded {
             name,
             bits,
@@ -182,7 +187,7 @@ fn wire(
     };
     if wire.bitmap.len() > MOST || wire.bitmap.contains('\0') {
         return no_alias(&format!(
-            "has a name that no stream can carry ({} bytes, {MOST} are allowed, and no NUL): give \
+            "has a name that no stream can carry ({} bytes; allowed are {MOST}, and no NUL): give \
              it an alias with --bitmap NAME=ALIAS",
             wire.bitmap.len()
         ));

@@ -12,7 +12,7 @@ use crate::{
     cmd,
     error::{Failure, chain},
     image::Use,
-    output::escape_control,
+    output::{Escaped, escape_control},
 };
 
 /// Opens a qcow2 image; `lacks` says of a raw one why it is of no use, such as "has no
@@ -68,6 +68,46 @@ pub(super) struct Loaded {
     pub(super) recording: bool,
 }
 
+/// Bitmaps that a message names.
+const NAMED: usize = 5;
+
+/// Refuses bitmaps that are inconsistent, all of them at once. `all` says that the command
+/// line names none: it could name the others, then.
+///
+/// # Errors
+/// One of them is.
+pub(super) fn refuse_inconsistent<'a>(
+    shown: &str,
+    bitmaps: impl Iterator<Item = &'a Bitmap<'a>>,
+    all: bool,
+) -> Result<(), Failure> {
+    let unusable = |state| matches!(state, BitmapState::Inconsistent | BitmapState::Live);
+    let mut names = bitmaps.filter(|bitmap| unusable(bitmap.state()));
+    let listed: Vec<String> = names
+        .by_ref()
+        .take(NAMED)
+        .map(|bitmap| format!("'{}'", Escaped(bitmap.name())))
+        .collect();
+    let more = match names.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let list = format!("{}{more}", listed.join(", "));
+    let others = if all { OTHERS } else { "" };
+    match listed.len() {
+        0 => Ok(()),
+        1 => Err(
+            format!("'{shown}': Bitmap {list} is inconsistent and cannot be used{others}").into(),
+        ),
+        _ => Err(
+            format!("'{shown}': Bitmaps {list} are inconsistent and cannot be used{others}").into(),
+        ),
+    }
+}
+
+/// What the command line can do about bitmaps that stand in the way.
+const OTHERS: &str = "; --bitmap NAME moves the others";
+
 /// Reads the bits of a bitmap. `all` says that the command line names none: it could
 /// name the others, then.
 ///
@@ -82,7 +122,7 @@ pub(super) fn load(shown: &str, bitmap: &Bitmap<'_>, all: bool) -> Result<Loaded
         }),
         Err(e) => {
             let others = match &e {
-                Error::Bitmap(_) if all => "; --bitmap NAME moves the others",
+                Error::Bitmap(_) if all => OTHERS,
                 _ => "",
             };
             let text = escape_control(&chain(&e)).into_owned();

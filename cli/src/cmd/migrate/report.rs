@@ -6,7 +6,7 @@ use hbitmap::HBitmap;
 
 use crate::{
     cmd::bitmap::hex,
-    output::{Json, Tree},
+    output::{Json, Tree, counted},
     size::Human,
 };
 
@@ -49,11 +49,12 @@ impl Facts {
     /// `: recording, 1 MiB (1048576 bytes) dirty in 16 granules of 64 KiB`, which ends a
     /// line.
     pub(super) fn human(&self, out: &mut impl Write) -> io::Result<()> {
-        let (state, bytes, count) = (self.state(), self.dirty_bytes, self.dirty_count);
+        let (state, bytes) = (self.state(), self.dirty_bytes);
+        let count = counted(self.dirty_count, "granule");
         let granularity = Human(self.granularity);
         writeln!(
             out,
-            ": {state}, {} ({bytes} bytes) dirty in {count} granules of {granularity}",
+            ": {state}, {} ({bytes} bytes) dirty in {count} of {granularity}",
             Human(bytes)
         )
     }
