@@ -11,8 +11,9 @@ use std::{collections::HashMap, fs, path::PathBuf};
 
 use hbitmap::{Granularity, HBitmap};
 use migration::{
-    BitmapFlags, Chunk, ChunkWriter, Error, Item, Limits, Output, SectionKind, StreamReader,
-    StreamWriter, VmDescription, write_bits, write_compact,
+    BitmapFlags, BlockData, BlockItem, BlockWriter, Chunk, ChunkWriter, Error, Item, Limits,
+    Output, SECTOR, SectionKind, StreamReader, StreamWriter, VmDescription, write_bits,
+    write_compact,
 };
 use serde_json::Value;
 
@@ -320,8 +321,8 @@ fn truncation_at_every_byte() {
             }
         }
         // Of a large capture every byte where sections are small, and then some.
-        let cuts =
-            (0..len).filter(|cut| len < 10_000 || *cut < 2000 || cut % 97 == 0 || *cut + 300 > len);
+        let cuts = (0..len)
+            .filter(|cut| len < 10_000 || *cut < 2000 || cut % 997 == 0 || *cut + 300 > len);
         for cut in cuts {
             let mut stream = StreamReader::new(&capture.bytes[..cut]).describe(description.clone());
             let result = loop {
@@ -371,4 +372,64 @@ fn damage_at_every_byte() {
             bytes[at] = good;
         }
     }
+}
+
+/// The pieces that are written for the disk of the capture stand in it, byte for byte.
+#[test]
+fn blocks_are_written_as_qemu_did() {
+    let capture = captures().into_iter().find(|c| c.name == "31-old-block");
+    let capture = capture.unwrap().bytes;
+    let mut disk = vec![0; 1_572_864];
+    disk[1 << 20..(1 << 20) + 4096].fill(3);
+    disk[1535 << 10..1536 << 10].fill(4);
+
+    let mut w = StreamWriter::new(Vec::new(), "none").unwrap();
+    let mut pieces = vec![usize::try_from(w.offset()).unwrap()];
+    let mut cut = |offset: u64| pieces.push(usize::try_from(offset).unwrap());
+    let mut blocks = BlockWriter::begin(&mut w, 1, disk.len() as u64).unwrap();
+    cut(w.offset());
+    let head = w.offset() + 5; // A PART and its id.
+    blocks
+        .disk(&mut w, "drive-n0", &mut &disk[..], disk.len() as u64)
+        .unwrap();
+    cut(head);
+    cut(head + 17); // A block of zeros, and how far that is.
+    cut(head + 17 + 8);
+    cut(head + 17 + 8 + 17 + (1 << 20)); // A block of data.
+    let end = w.offset();
+    blocks.end(&mut w).unwrap();
+    cut(end);
+    cut(w.offset());
+    let written = w.finish(false).unwrap();
+    let has = |piece: &[u8]| capture.windows(piece.len()).any(|part| part == piece);
+    for (i, what) in [
+        (0, "START"),
+        (2, "zeros"),
+        (3, "66 %"),
+        (4, "data"),
+        (6, "END"),
+    ] {
+        assert!(has(&written[pieces[i]..pieces[i + 1]]), "{what}");
+    }
+
+    // What the capture holds is the disk.
+    let mut stream = StreamReader::new(&capture[..]);
+    let mut got = vec![0xee; 2 << 20];
+    while let Some(item) = stream.next().unwrap() {
+        if let Item::Block(BlockItem::Block {
+            device,
+            sector,
+            data,
+        }) = item
+        {
+            assert_eq!(device, "drive-n0");
+            let at = usize::try_from(sector * SECTOR).unwrap();
+            match data {
+                BlockData::Zero => got[at..at + (1 << 20)].fill(0),
+                BlockData::Data(data) => got[at..at + (1 << 20)].copy_from_slice(data),
+            }
+        }
+    }
+    disk.resize(2 << 20, 0);
+    assert!(got == disk);
 }
