@@ -7,14 +7,13 @@ use std::{
 };
 
 use hbitmap::DirtyBitmap;
-use migration::{Outgoing, Sender, SenderOptions, Wire};
+use migration::{Outgoing, Sender, SenderOptions, Style, Wire};
 use qcow2::{
     Image,
     bitmap::{Bitmap, BitmapError},
 };
 
 use super::{
-    compact,
     images::{self, Loaded},
     names::{NamedImage, Plan},
     report::Facts,
@@ -62,20 +61,27 @@ pub(super) fn run(request: &Emit) -> Result<Exit, Failure> {
     let to = request.to.as_deref();
     let sink = Sink::open(to, files)?;
     let standard = sink.is_standard_output();
-    // Without a name any machine loads it.
-    let machine = request.machine.clone().unwrap_or_default();
+    let (style, describe) = match request.compact {
+        true => (Style::Compact, false),
+        // QEMU looks for the description.
+        false => (Style::Qemu, true),
+    };
+    let options = SenderOptions {
+        // Without a name any machine loads it.
+        machine: request.machine.clone().unwrap_or_default(),
+        style,
+        describe,
+        ..SenderOptions::default()
+    };
     let failed = |e: migration::Error| match e {
         migration::Error::Write { source, .. } => Sink::failure(to, source),
         e => Failure::Message(escape_control(&chain(&e)).into_owned()),
     };
     let progress = Progress::new(None);
     let output = progress.writer(sink);
-    let output = if request.compact {
-        compact::send(output, &outgoing, &machine)
-    } else {
-        send(output, outgoing, machine)
-    };
-    let bytes = output.map_err(failed)?.into_inner().finish()?;
+    let sender = Sender::begin(output, outgoing, options).map_err(failed)?;
+    let output = sender.complete().map_err(failed)?;
+    let bytes = output.into_inner().finish()?;
     let told = if standard {
         tell(request, &plan, &parts, bytes, io::stderr().lock())
     } else {
@@ -86,17 +92,6 @@ pub(super) fn run(request: &Emit) -> Result<Exit, Failure> {
         Err(_) if standard => Ok(Exit::Success),
         told => Ok(told.map(|()| Exit::Success)?),
     }
-}
-
-/// As QEMU writes it.
-fn send<W: Write>(output: W, bitmaps: Sent, machine: String) -> migration::Result<W> {
-    let options = SenderOptions {
-        machine,
-        // QEMU looks for it.
-        describe: true,
-        ..SenderOptions::default()
-    };
-    Sender::begin(output, bitmaps, options)?.complete()
 }
 
 type Sent = Vec<Outgoing<RefCell<DirtyBitmap>>>;

@@ -3,7 +3,6 @@
 
 mod applied;
 mod apply;
-mod compact;
 mod direct;
 mod emit;
 mod images;

@@ -9,7 +9,7 @@ use std::{
 
 use hbitmap::{DirtyBitmap, HBitmap, State};
 use migration::{
-    AliasMap, Error, Limits, Node, Outgoing, Receiver, Sender, SenderOptions, StreamReader,
+    AliasMap, Error, Limits, Node, Outgoing, Receiver, Sender, SenderOptions, StreamReader, Style,
 };
 
 use crate::error::{Failure, chain};
@@ -56,7 +56,11 @@ fn send(bitmaps: Vec<(HBitmap, bool)>, output: PipeWriter) -> Result<(), Error> 
         }
         outgoing.push(Outgoing::new(NODE, name, RefCell::new(bitmap)));
     }
-    Sender::begin(output, outgoing, SenderOptions::default())?.complete()?;
+    let options = SenderOptions {
+        style: Style::Compact,
+        ..SenderOptions::default()
+    };
+    Sender::begin(output, outgoing, options)?.complete()?;
     Ok(())
 }
 
