@@ -53,30 +53,54 @@ impl Loading {
         self.bitmap.bits().memory() + self.covered.memory()
     }
 
-    /// A chunk of bits: `data` is `None` for ZEROES.
-    pub(super) fn load(&mut self, sectors: Sectors, data: Option<&[u8]>) -> Result<(), Loss> {
+    /// Checks a chunk of bits, `data` being `None` for ZEROES: gives its range and bits
+    /// without padding, which [`load`](Self::load) takes then.
+    pub(super) fn check<'a>(
+        &mut self,
+        sectors: Sectors,
+        data: Option<&'a [u8]>,
+    ) -> Result<(Range<u64>, Option<&'a [u8]>), Loss> {
         let range = self.range(sectors)?;
         let len = self.len();
-        // The range has been checked, so that loading can only be refused for its end.
-        let past_end = |_| Loss::PastEnd {
+        self.chunks += 1;
+        let Some(data) = data else {
+            return Ok((range, None));
+        };
+        let bits = self.bitmap.bits();
+        let size = bits.linear_size(range.clone()).map_err(|_| Loss::PastEnd {
             end: range.end,
             len,
-        };
-        if let Some(data) = data {
-            let bits = self.bitmap.bits();
-            let size = bits.linear_size(range.clone()).map_err(past_end)?;
-            let form = fitting(data, size)?;
-            if bits.check_padding(range.clone(), form).is_err() {
-                return Err(Loss::BitsPastEnd { len });
-            }
-            self.bitmap.load_linear(range.clone(), form)
-        } else {
-            self.bitmap.load_zeros(range.clone())
+        })?;
+        let form = fitting(data, size)?;
+        if bits.check_padding(range.clone(), form).is_err() {
+            return Err(Loss::BitsPastEnd { len });
         }
-        .map_err(past_end)?;
+        Ok((range, Some(form)))
+    }
+
+    /// Loads what one or more chunks that follow each other brought.
+    pub(super) fn load(&mut self, range: Range<u64>, data: Option<&[u8]>) -> Result<(), Loss> {
+        let loaded = match data {
+            Some(data) => self.bitmap.load_linear(range.clone(), data),
+            None => self.bitmap.load_zeros(range.clone()),
+        };
+        // The range has been checked, so that it can only be refused for its end.
+        loaded.map_err(|_| Loss::PastEnd {
+            end: range.end,
+            len: self.len(),
+        })?;
         self.covered.set(range);
-        self.chunks += 1;
         Ok(())
+    }
+
+    /// Whether all of a range has been loaded before.
+    pub(super) fn is_covered(&self, range: &Range<u64>) -> bool {
+        self.covered.next_clean(range.clone()).is_none()
+    }
+
+    /// Bytes of the disk in a word of bits.
+    pub(super) const fn word(&self) -> u64 {
+        self.bitmap.bits().linear_align()
     }
 
     /// All has been sent: no longer busy, and recording if it is to.
@@ -103,7 +127,7 @@ impl Loading {
 
     /// The bytes of the disk that a chunk is about.
     fn range(&mut self, sectors: Sectors) -> Result<Range<u64>, Loss> {
-        let align = self.bitmap.bits().linear_align();
+        let align = self.word();
         let start = sectors.first.saturating_mul(SECTOR);
         let end = sectors
             .first

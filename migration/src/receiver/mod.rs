@@ -8,6 +8,7 @@
 //! A fault of one bitmap loses that one alone. A fault of the stream ends it; what was
 //! complete by then stays.
 
+mod gather;
 mod loading;
 mod loss;
 mod outcome;
@@ -15,17 +16,23 @@ mod stream;
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     ops::Range,
 };
 
 use hbitmap::DirtyBitmap;
 
-use self::loading::Loading;
+use self::{
+    gather::{Gather, Piece},
+    loading::Loading,
+};
 pub use self::{
     loss::Loss,
     outcome::{Lost, Outcome, Received},
 };
-use crate::{AliasMap, BitmapFlags, Chunk, Command, Error, Item, Limits, Result, Unmapped};
+use crate::{
+    AliasMap, BitmapFlags, Chunk, Command, Error, Item, Limits, Result, Sectors, Unmapped,
+};
 
 /// Memory that a bitmap takes whatever its bits are, generously.
 const OVERHEAD: usize = 512;
@@ -108,6 +115,7 @@ pub struct Receiver {
     by_alias: HashMap<String, HashMap<String, usize>>,
     /// The entry that the last chunk was for.
     last: Option<usize>,
+    gather: Gather,
     /// Sum of what the entries count.
     memory: usize,
     /// Where the last item began.
@@ -156,6 +164,7 @@ impl Receiver {
             entries: Vec::new(),
             by_alias: HashMap::new(),
             last: None,
+            gather: Gather::default(),
             memory: 0,
             offset: 0,
             machine: None,
@@ -256,7 +265,7 @@ impl Receiver {
         self.entries.iter().filter(open).count()
     }
 
-    /// Bytes of memory that the stream made it take, at most.
+    /// Bytes of memory that the stream made it take at most, beside a buffer of 64 KiB.
     #[must_use]
     pub const fn memory(&self) -> usize {
         self.memory
@@ -275,30 +284,84 @@ impl Receiver {
             None => return self.enter(node, bitmap, chunk),
         };
         self.last = Some(i);
+        let done = match *chunk {
+            Chunk::Empty => Ok(()),
+            Chunk::Start { .. } => Err(Loss::StartedTwice),
+            Chunk::Bits(sectors, data) => self.bits(i, sectors, Some(data)),
+            Chunk::Zeroes(sectors) => self.bits(i, sectors, None),
+            Chunk::Complete => self.complete(i),
+        };
+        if let Err(loss) = done {
+            self.lose(i, loss);
+        }
+        Ok(())
+    }
+
+    /// A chunk of bits of an entry.
+    fn bits(&mut self, i: usize, sectors: Sectors, data: Option<&[u8]>) -> Result<(), Loss> {
+        let loading = match self.entries.get_mut(i).map(|e| &mut e.state) {
+            Some(State::Loading(loading)) => loading,
+            Some(State::Complete(_)) => return Err(Loss::AfterComplete),
+            Some(State::Lost(..)) | None => return Ok(()),
+        };
+        let word = loading.word();
+        let (range, data) = loading.check(sectors, data)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let piece = Piece { of: i, range, data };
+        if let Some(gap) = self.gather.gap(&piece, word)
+            && loading.is_covered(&gap)
+        {
+            self.gather.bridge(&gap, word, |out| {
+                loading.bitmap.bits().write_linear(gap.clone(), out)
+            });
+        }
+        if !self.gather.add(&piece, word) {
+            self.load_gathered();
+            self.gather.begin(&piece);
+        }
+        if self.gather.is_full(word) {
+            self.load_gathered();
+        }
+        Ok(())
+    }
+
+    /// Loads the bits that were gathered into the bitmap that they are for.
+    fn load_gathered(&mut self) {
+        let Some(piece) = self.gather.take() else {
+            return;
+        };
+        let i = piece.of;
+        let Some(State::Loading(loading)) = self.entries.get_mut(i).map(|e| &mut e.state) else {
+            return;
+        };
+        match loading.load(piece.range, piece.data) {
+            Ok(()) => self.count(i),
+            Err(loss) => self.lose(i, loss),
+        }
+    }
+
+    /// COMPLETE of an entry.
+    fn complete(&mut self, i: usize) -> Result<(), Loss> {
+        if self.gather.of() == Some(i) {
+            self.load_gathered();
+        }
         let Some(entry) = self.entries.get_mut(i) else {
             return Ok(());
         };
-        let done = match (&mut entry.state, chunk) {
-            (State::Lost(..), _) | (_, Chunk::Empty) => return Ok(()),
-            (_, Chunk::Start { .. }) => Err(Loss::StartedTwice),
-            (State::Loading(loading), Chunk::Bits(sectors, data)) => {
-                loading.load(*sectors, Some(data))
-            }
-            (State::Loading(loading), Chunk::Zeroes(sectors)) => loading.load(*sectors, None),
-            (State::Loading(loading), Chunk::Complete) => match loading.complete() {
-                Ok(()) => {
-                    self.complete(i);
-                    return Ok(());
-                }
-                Err(loss) => Err(loss),
-            },
-            (State::Complete(_), Chunk::Bits(..) | Chunk::Zeroes(_)) => Err(Loss::AfterComplete),
-            // QEMU takes it twice, too.
-            (State::Complete(_), Chunk::Complete) => return Ok(()),
+        // QEMU takes it twice, too.
+        let State::Loading(loading) = &mut entry.state else {
+            return Ok(());
         };
-        match done {
-            Ok(()) => self.count(i),
-            Err(loss) => self.lose(i, loss),
+        loading.complete()?;
+        let between = State::Lost(self.offset, Loss::NotComplete);
+        if let State::Loading(loading) = mem::replace(&mut entry.state, between) {
+            entry.state = State::Complete(Box::new(Complete {
+                bitmap: loading.bitmap,
+                flags: loading.flags,
+                chunks: loading.chunks,
+            }));
         }
         Ok(())
     }
@@ -414,23 +477,11 @@ impl Receiver {
         Ok(loading)
     }
 
-    fn complete(&mut self, i: usize) {
-        let Some(entry) = self.entries.get_mut(i) else {
-            return;
-        };
-        let between = State::Lost(self.offset, Loss::NotComplete);
-        entry.state = match std::mem::replace(&mut entry.state, between) {
-            State::Loading(loading) => State::Complete(Box::new(Complete {
-                bitmap: loading.bitmap,
-                flags: loading.flags,
-                chunks: loading.chunks,
-            })),
-            other => other,
-        };
-    }
-
+    /// An entry is lost, unless it was before.
     fn lose(&mut self, i: usize, loss: Loss) {
-        if let Some(entry) = self.entries.get_mut(i) {
+        if let Some(entry) = self.entries.get_mut(i)
+            && !matches!(entry.state, State::Lost(..))
+        {
             entry.state = State::Lost(self.offset, loss);
         }
         self.count(i);

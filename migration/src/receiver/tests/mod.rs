@@ -6,6 +6,7 @@ use super::*;
 use crate::{Command, Configuration, SECTOR, Sectors};
 
 mod faults;
+mod history;
 mod limits;
 
 const KIB: u64 = 1 << 10;
