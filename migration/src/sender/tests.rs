@@ -190,42 +190,83 @@ fn precopy_ends_when_little_enough_is_left() {
     );
 }
 
-#[test]
-fn changes_during_the_last_pass_are_refused() {
-    /// A transport that dirties the bitmap when it is written to.
-    struct Late<'a>(&'a Mutex<DirtyBitmap>, u64);
-    impl io::Write for Late<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.1 += 1;
-            // The lock isn't held by the sender now.
-            let mut bitmap = self.0.try_lock().unwrap();
-            if self.1 > 1 {
-                bitmap.record(0..512 * self.1);
-            }
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+/// A bitmap, and what was marked outside of it.
+struct Tracked {
+    bitmap: Mutex<DirtyBitmap>,
+    marks: Mutex<Vec<std::ops::Range<u64>>>,
+}
+
+impl Source for Tracked {
+    fn with<T>(&self, f: impl FnOnce(&mut DirtyBitmap) -> T) -> T {
+        self.bitmap.with(f)
+    }
+
+    fn refresh(&self) {
+        for range in self.marks.lock().unwrap().drain(..) {
+            self.bitmap.lock().unwrap().record(range);
         }
     }
-    let source = Mutex::new(bitmap(1 << 30, 512));
-    for style in [Style::Qemu, Style::Compact] {
-        source.lock().unwrap().reset(0..1 << 30).unwrap();
+}
+
+/// A transport that dirties the bitmap from its second write on.
+struct Late<'a> {
+    source: &'a Tracked,
+    writes: u64,
+    /// It does so by marks.
+    marks: bool,
+}
+
+impl io::Write for Late<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes += 1;
+        // The sender has no lock now.
+        let mut bitmap = self.source.bitmap.try_lock().unwrap();
+        let range = 0..512 * self.writes;
+        if self.writes > 1 && self.marks {
+            self.source.marks.lock().unwrap().push(range);
+        } else if self.writes > 1 {
+            bitmap.record(range);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn changes_during_the_last_pass_are_refused() {
+    let source = Tracked {
+        bitmap: Mutex::new(bitmap(1 << 30, 512)),
+        marks: Mutex::default(),
+    };
+    for (style, marks) in [
+        (Style::Qemu, false),
+        (Style::Qemu, true),
+        (Style::Compact, false),
+        (Style::Compact, true),
+    ] {
+        source.with(|b| b.reset(0..1 << 30)).unwrap();
         for i in 0..1 << 14 {
-            source.lock().unwrap().record(i << 16..(i << 16) + 1);
+            source.with(|b| b.record(i << 16..(i << 16) + 1));
         }
         let outgoing = vec![Outgoing::new("n", "b", &source)];
         let options = SenderOptions {
             style,
             ..SenderOptions::default()
         };
-        let late = Late(&source, u64::from(style == Style::Compact));
+        let late = Late {
+            source: &source,
+            writes: u64::from(style == Style::Compact),
+            marks,
+        };
         let sender = Sender::begin(late, outgoing, options).unwrap();
         assert_eq!(
             refusal(sender.complete()),
             "bitmap 'b' of node 'n' changed during the last pass: writers have to be held"
         );
-        assert!(!source.lock().unwrap().is_busy());
+        assert!(!source.with(|b| b.is_busy()));
     }
 }
 
