@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use qimg_tests::{
-    Qimg, Qsd, Scratch,
-    qemu_img::{assert_clean, bitmaps},
+    Nbd, Qimg, Qsd, Scratch,
+    qemu_img::{assert_clean, bitmaps, create},
     qimg,
     require::have_qemu,
     testdata::BitmapTruth,
@@ -185,4 +185,59 @@ fn an_untouched_bitmap_keeps_its_bytes() {
         assert_eq!(entry(&after, name), entry(&before, name), "{name}");
     }
     assert_clean(&image);
+}
+
+/// QEMU reads "all ones" into whole words, behind the end of the disk too, and its digest
+/// tells: such a piece has to be stored bit by bit.
+#[test]
+fn all_dirty_up_to_the_end_of_an_odd_disk() {
+    if !have_qemu() {
+        return;
+    }
+    let qimg = qimg!();
+    // Bits of 4 KiB: a part of a word, a whole one, and whole clusters of 64 KiB with a
+    // part of a word behind.
+    for size in [
+        512,
+        4096 * 63,
+        4096 * 64,
+        4096 * 64 + 512,
+        (2 << 30) + 4096 * 65,
+    ] {
+        let scratch = Scratch::new();
+        let (image, other) = (scratch.path("a.qcow2"), scratch.path("b.qcow2"));
+        create(&image, &size.to_string(), "");
+        create(&other, &size.to_string(), "");
+        let mut qsd = Qsd::open(&image);
+        qsd.add_bitmap("theirs", 4096, false);
+        let (socket, export) = qsd.export(&[], true);
+        let mut nbd = Nbd::connect(&socket, &export, &[]);
+        for offset in (0..size).step_by(1 << 30) {
+            let length = (size - offset).min(1 << 30);
+            nbd.zero(offset, u32::try_from(length).unwrap());
+        }
+        drop(nbd);
+        qsd.unexport(&export);
+        qsd.quit();
+        let expected = find(&truth(&image), "theirs").clone();
+        assert_eq!(expected.count, size.next_multiple_of(4096));
+
+        // By a copy, by a merge into nothing, and by a merge from another granularity.
+        let args = [image.as_os_str(), other.as_os_str()];
+        let copy = ["migrate-bitmaps".as_ref()].into_iter().chain(args);
+        qimg.run(copy).ok();
+        assert_clean(&other);
+        assert_eq!(truth(&other), std::slice::from_ref(&expected), "{size}");
+        ours(&qimg, &["--add", "-g", "4k"], &image, "copy");
+        ours(&qimg, &["--add", "-g", "64k"], &image, "wide");
+        ours(&qimg, &["--merge", "theirs"], &image, "copy");
+        ours(&qimg, &["--merge", "theirs"], &image, "wide");
+        ours(&qimg, &["--add", "-g", "4k"], &image, "back");
+        let found = ours(&qimg, &["--merge", "wide"], &image, "back");
+        for name in ["copy", "back"] {
+            let found = find(&found, name);
+            assert_eq!(found.sha256, expected.sha256, "{size} {name}");
+            assert_eq!(found.ranges, expected.ranges, "{size} {name}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! which all is clean or all is dirty are not stored; those that stay as they
 //! are are not written again.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use crate::{
     Error, Geometry, Result,
@@ -50,11 +50,38 @@ pub(super) fn needs_cluster(geometry: Geometry, content: &Content, index: u64) -
     if content.kept_entry(index).is_some() && content.is_base_only(&range) {
         return false;
     }
-    content.hint(range) == Piece::Data
+    match content.hint(range.clone()) {
+        Piece::Data => true,
+        Piece::Ones => !is_whole_words(granules(content, &range)),
+        Piece::Zeros => false,
+    }
+}
+
+/// Bits of `content` in the range.
+fn granules(content: &Content, range: &Range<u64>) -> u64 {
+    (range.end - range.start).div_ceil(content.granularity().bytes())
+}
+
+/// Whether an entry may say "all ones". QEMU sets whole 64-bit words then: where the disk
+/// ends within one it would have bits behind the end, which count in its digest.
+const fn is_whole_words(granules: u64) -> bool {
+    granules.is_multiple_of(64)
+}
+
+/// Sets the first `granules` bits, and no other.
+fn fill_ones(bits: &mut [u8], granules: u64) {
+    bits.fill(0);
+    let whole = usize::try_from(granules / 8).unwrap_or(usize::MAX);
+    if let Some((full, rest)) = bits.split_at_mut_checked(whole) {
+        full.fill(0xff);
+        if let Some(last) = rest.first_mut() {
+            *last = (1_u8 << (granules % 8)) - 1;
+        }
+    }
 }
 
 /// The part of the disk that cluster `index` of the bits covers.
-fn chunk(geometry: Geometry, content: &Content, index: u64) -> std::ops::Range<u64> {
+fn chunk(geometry: Geometry, content: &Content, index: u64) -> Range<u64> {
     let coverage = cluster_coverage(geometry, content.granularity());
     let start = index.saturating_mul(coverage);
     start..start.saturating_add(coverage).min(content.len())
@@ -104,17 +131,21 @@ impl<'a> ClusterWriter<'a> {
                 table.keep(entry);
                 continue;
             }
-            let granules = (range.end - range.start).div_ceil(content.granularity().bytes());
-            table.entries.push(match merged.piece {
+            let granules = granules(content, &range);
+            let piece = match merged.piece {
+                Piece::Data if is_filled(&bits, granules, 0) => Piece::Zeros,
+                Piece::Data if is_filled(&bits, granules, 0xff) => Piece::Ones,
+                piece => piece,
+            };
+            table.entries.push(match piece {
                 Piece::Zeros => BitmapTableEntry::new(BitmapCluster::Zeros),
-                Piece::Ones => BitmapTableEntry::new(BitmapCluster::Ones),
-                Piece::Data if is_filled(&bits, granules, 0) => {
-                    BitmapTableEntry::new(BitmapCluster::Zeros)
-                }
-                Piece::Data if is_filled(&bits, granules, 0xff) => {
+                Piece::Ones if is_whole_words(granules) => {
                     BitmapTableEntry::new(BitmapCluster::Ones)
                 }
-                Piece::Data => {
+                Piece::Ones | Piece::Data => {
+                    if piece == Piece::Ones {
+                        fill_ones(&mut bits, granules);
+                    }
                     let offset = take()?;
                     self.write(offset, &bits)?;
                     BitmapTableEntry::new(BitmapCluster::Data(offset))
@@ -183,6 +214,17 @@ fn is_filled(bits: &[u8], granules: u64, byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ones_end_where_the_disk_does() {
+        for (granules, expected) in [(1, [1, 0]), (8, [0xff, 0]), (11, [0xff, 7])] {
+            let mut bits = [0xaa; 2];
+            fill_ones(&mut bits, granules);
+            assert_eq!(bits, expected);
+            assert!(!is_whole_words(granules));
+        }
+        assert!(is_whole_words(64) && is_whole_words(128));
+    }
 
     #[test]
     fn filled_looks_at_valid_bits_only() {
