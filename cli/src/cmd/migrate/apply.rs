@@ -50,9 +50,9 @@ pub(super) fn run(request: &Apply) -> Result<Exit, Failure> {
     let edits = prepare(request, &plan, &mut images, &mut sorted)?;
     commit(&plan, edits)?;
     for ((named, image), part) in plan.images.iter().zip(&images).zip(&mut sorted.parts) {
-        for bitmap in part {
-            let facts = store::read_back(image, &bitmap.new);
-            bitmap.stored = Some(facts.map_err(|e| named.failure(&e))?);
+        let facts = store::read_back(image, part.iter().map(|bitmap| &bitmap.new));
+        for (bitmap, facts) in part.iter_mut().zip(facts.map_err(|e| named.failure(&e))?) {
+            bitmap.stored = Some(facts);
         }
     }
     sorted.warn();

@@ -72,8 +72,9 @@ pub(super) fn run(request: &Direct) -> Result<Exit, Failure> {
     let edit = store::prepare(&mut target, &new, request.force);
     let committed = edit.and_then(|edit| edit.commit());
     committed.map_err(|e| request.refusal(&e))?;
-    for (moved, new) in moved.iter_mut().zip(&new) {
-        moved.target = store::read_back(&target, new).map_err(|e| request.refusal(&e))?;
+    let facts = store::read_back(&target, new.iter()).map_err(|e| request.refusal(&e))?;
+    for (moved, facts) in moved.iter_mut().zip(facts) {
+        moved.target = facts;
         if moved.target != moved.source {
             let name = Escaped(&moved.name);
             return Err(format!("bitmap '{name}' arrived different from the source").into());

@@ -1,11 +1,14 @@
 //! Bitmaps into an image: gathered as one edit, and read back once it is made true.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use hbitmap::HBitmap;
 use qcow2::{
     Error, Image,
-    bitmap::{BitmapEdit, BitmapError, BitmapState},
+    bitmap::{Bitmap, BitmapEdit, BitmapError, BitmapState},
 };
 
 use super::report::Facts;
@@ -98,22 +101,33 @@ fn gather<'i>(
     Ok(edit)
 }
 
-/// Reads a bitmap from the image in which it was stored, and compares.
+/// Reads bitmaps from the image in which they were stored, and compares.
 ///
 /// # Errors
-/// I/O errors; [`Error::Refused`] if it isn't the same.
-pub(super) fn read_back(image: &Image, new: &New) -> Result<Facts, Error> {
-    let bitmaps = image.bitmaps()?;
-    let stored = bitmaps.find(image, &new.name)?;
-    let bits = stored.load()?;
-    let facts = Facts::of(&bits, stored.state() == BitmapState::Recording);
-    if facts == Facts::of(&new.bits, new.recording) && bits.len() == new.bits.len() {
-        return Ok(facts);
-    }
-    Err(Error::Refused(format!(
-        "bitmap '{}' was read back different from what was stored",
-        stored.name_lossy()
-    )))
+/// I/O errors; [`Error::Refused`] if one isn't the same.
+pub(super) fn read_back<'n>(
+    image: &Image,
+    bitmaps: impl Iterator<Item = &'n New>,
+) -> Result<Vec<Facts>, Error> {
+    let stored = image.bitmaps()?;
+    let by_name: HashMap<&[u8], Bitmap<'_>> = stored
+        .iter(image)
+        .map(|bitmap| (bitmap.name(), bitmap))
+        .collect();
+    let compare = |new: &New| {
+        if let Some(bitmap) = by_name.get(new.name.as_slice()) {
+            let bits = bitmap.load()?;
+            let facts = Facts::of(&bits, bitmap.state() == BitmapState::Recording);
+            if facts == Facts::of(&new.bits, new.recording) && bits.len() == new.bits.len() {
+                return Ok(facts);
+            }
+        }
+        Err(Error::Refused(format!(
+            "bitmap '{}' was read back different from what was stored",
+            String::from_utf8_lossy(&new.name)
+        )))
+    };
+    bitmaps.map(compare).collect()
 }
 
 /// The words for an error about the image `shown`.
