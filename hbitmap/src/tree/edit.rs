@@ -62,12 +62,17 @@ impl Edit for Load<'_> {
             return pages.load(slot, page);
         }
         let (from, to) = (at.lo as usize / 64, at.hi.div_ceil(64) as usize);
-        if let Slot::At(id) = slot
-            && at.hi.is_multiple_of(64)
+        if at.hi.is_multiple_of(64)
             && let Some(bytes) = bytes.get(..(to - from) * 8)
-            && pages.load_in_place(id, at.valid, from, bytes).is_some()
         {
-            return slot;
+            if let Slot::At(id) = slot
+                && pages.load_in_place(id, at.valid, from, bytes).is_some()
+            {
+                return slot;
+            }
+            if let Some(slot) = pages.load_sparse(slot, at.valid, from, bytes) {
+                return slot;
+            }
         }
         let mut words = [0; PAGE_WORDS];
         if at.hi - at.lo != at.valid {

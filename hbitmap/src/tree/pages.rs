@@ -259,6 +259,64 @@ impl Pages {
         Some(())
     }
 
+    /// Replaces the words from number `first` on of a page that is empty or sparse by their
+    /// linear form, if both are few; the slot then.
+    pub(crate) fn load_sparse(
+        &mut self,
+        slot: Slot,
+        valid: u32,
+        first: usize,
+        bytes: &[u8],
+    ) -> Option<Slot> {
+        let words = bytes.as_chunks::<8>().0;
+        let old = match slot {
+            Slot::Empty => View {
+                at: &[],
+                words: &[],
+                count: 0,
+            },
+            Slot::At(id) if !is_dense(id) => self.sparse.view(id),
+            _ => return None,
+        };
+        if words.len() > MAX_SPARSE {
+            return None;
+        }
+        let place = |word: usize| old.at.iter().filter(|a| usize::from(**a) < word).count();
+        let (from, to) = (place(first), place(first + words.len()));
+        let mut new = Scratch::new();
+        let keep = |part: core::ops::Range<usize>, new: &mut Scratch| {
+            for (at, word) in old.at[part.clone()].iter().zip(&old.words[part]) {
+                new.push(*at, *word);
+            }
+        };
+        keep(0..from, &mut new);
+        let mut count = old.count;
+        for word in &old.words[from..to] {
+            count -= word.count_ones();
+        }
+        for (word, at) in words.iter().zip(first..) {
+            let word = u64::from_le_bytes(*word);
+            if word != 0 {
+                count += word.count_ones();
+                new.push(at as u16, word);
+            }
+        }
+        keep(to..old.at.len(), &mut new);
+        if new.len > MAX_SPARSE {
+            return None;
+        }
+        if count == 0 || count == valid {
+            if let Slot::At(id) = slot {
+                self.remove(id);
+            }
+            return Some(if count == 0 { Slot::Empty } else { Slot::Full });
+        }
+        Some(Slot::At(match slot {
+            Slot::At(id) => self.sparse.replace(id, &new, count),
+            _ => self.sparse.insert(&new, count),
+        }))
+    }
+
     /// Puts a union in the place of sparse page `id`.
     #[inline]
     fn store_union(&mut self, id: u32, sum: &Scratch, count: u32) -> u32 {

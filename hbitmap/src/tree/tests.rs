@@ -252,3 +252,49 @@ fn dense_pages_become_sparse_again() {
     assert_eq!(tree.count(), 1);
     assert!(tree.used_bytes() + 3000 < dense);
 }
+
+#[test]
+fn few_words_loaded_into_pages_of_any_kind() {
+    let mut x = 1_u64;
+    let mut random = move || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    // Two whole pages and one of 50 words.
+    let len = 2 * 32768 + 50 * 64;
+    let mut tree = Tree::new(len);
+    let mut words = vec![0_u64; (len / 64) as usize];
+    for round in 0..4000 {
+        if round % 500 == 0 {
+            // Begins with all clean or all dirty, in turn.
+            words.fill(0);
+            tree.clear_all();
+            if round % 1000 != 0 {
+                words.fill(u64::MAX);
+                tree.set(0, len);
+            }
+        }
+        let first = random() as usize % words.len();
+        let count = [1, 3, 30, 102, 110, 512][random() as usize % 6].min(words.len() - first);
+        let kind = random() % 5;
+        for word in &mut words[first..first + count] {
+            *word = match kind {
+                0 => 0,
+                1 => u64::MAX,
+                2 => random(),
+                _ => u64::from(random() % 9 == 0) << (random() % 64),
+            };
+        }
+        let part = &words[first..first + count];
+        let bytes: Vec<u8> = part.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let lo = first as u64 * 64;
+        tree.load(lo, lo + count as u64 * 64, &bytes);
+        tree.check();
+        let mut got = vec![0; words.len() * 8];
+        tree.store(0, len, &mut got);
+        let want: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        assert!(got == want, "round {round}");
+    }
+}
