@@ -9,7 +9,8 @@ use crate::BitmapFlags;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// Bitmaps that are complete, in the order of their first chunks.
+    /// Bitmaps that are complete, in the order of their first chunks. Of a precopy that
+    /// failed they are of no use: the machine goes on at the source.
     pub complete: Vec<Received>,
     /// Bitmaps that are not, in the same order. Their disks need a full backup.
     pub lost: Vec<Lost>,

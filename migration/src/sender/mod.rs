@@ -108,7 +108,7 @@ impl<W: Write, S: Source> Sender<W, S> {
     /// as before.
     pub fn begin(out: W, bitmaps: Vec<Outgoing<S>>, options: SenderOptions) -> Result<Self> {
         if (options.design, options.style) == (Design::Postcopy, Style::Compact) {
-            return Err(at_rest());
+            return Err(only_at_rest());
         }
         let mut names = HashSet::new();
         for outgoing in &bitmaps {
@@ -162,7 +162,7 @@ impl<W: Write, S: Source> Sender<W, S> {
     /// the stream is compact; [`Error::Bits`] if a bitmap became inconsistent.
     pub fn pass(&mut self, max_bytes: u64) -> Result<Pending> {
         if self.options.style == Style::Compact {
-            return Err(at_rest());
+            return Err(only_at_rest());
         }
         self.trying(|sender| {
             sender.sending.refresh();
@@ -235,16 +235,7 @@ impl<W: Write, S: Source> Sender<W, S> {
                 Style::Qemu => sender.last_pass()?,
                 Style::Compact => sender.compact()?,
             }
-            sender.sending.refresh();
-            match sender.sending.changed()? {
-                None => Ok(()),
-                Some(b) => Err(Error::Refused(format!(
-                    "bitmap '{}' of node '{}' changed during the last pass: \
-                     writers have to be held",
-                    b.name.escape_debug(),
-                    b.node
-                ))),
-            }
+            sender.sending.at_rest()
         })?;
         self.stream.finish(self.options.describe)
     }
@@ -278,6 +269,8 @@ impl<W: Write, S: Source> Sender<W, S> {
         }
         self.section(SectionKind::End, |sending, w| {
             sending.send(w, u64::MAX)?;
+            // Before the other side is told that it has everything.
+            sending.at_rest()?;
             for b in &sending.bitmaps {
                 sending.chunks.complete(w, &b.node, &b.name)?;
             }
@@ -333,7 +326,7 @@ impl<W: Write, S: Source> Sender<W, S> {
 }
 
 /// The compact form has all in one section.
-fn at_rest() -> Error {
+fn only_at_rest() -> Error {
     Error::Refused("the compact form is for bitmaps at rest: they are sent at once".into())
 }
 
@@ -362,6 +355,19 @@ impl<S: Source> Sending<S> {
             }
         }
         Ok(None)
+    }
+
+    /// Refuses if a bitmap changed since it was sent for the last time.
+    fn at_rest(&self) -> Result<()> {
+        self.refresh();
+        match self.changed()? {
+            None => Ok(()),
+            Some(b) => Err(Error::Refused(format!(
+                "bitmap '{}' of node '{}' changed during the last pass: writers have to be held",
+                b.name.escape_debug(),
+                b.node
+            ))),
+        }
     }
 
     /// Sends what changed in all bitmaps, beginning where the last pass stopped.

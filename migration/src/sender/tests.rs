@@ -271,6 +271,33 @@ fn changes_during_the_last_pass_are_refused() {
 }
 
 #[test]
+fn nothing_is_called_complete_that_changed_meanwhile() {
+    struct Count(usize);
+    impl Source for (&Cell, &Mutex<Count>) {
+        fn with<T>(&self, f: impl FnOnce(&mut DirtyBitmap) -> T) -> T {
+            self.0.with(f)
+        }
+
+        fn refresh(&self) {
+            let mut count = self.1.lock().unwrap();
+            count.0 += 1;
+            // At the start of the last pass, behind its bits, behind its end.
+            if count.0 > 1 {
+                self.0.borrow_mut().record(0..512 * count.0 as u64);
+            }
+        }
+    }
+    let source = Cell::new(bitmap(MIB, 512));
+    let count = Mutex::new(Count(0));
+    let outgoing = vec![Outgoing::new("n", "b", (&source, &count))];
+    let mut out = Vec::new();
+    let sender = Sender::begin(&mut out, outgoing, SenderOptions::default()).unwrap();
+    assert!(refusal(sender.complete()).contains("held"));
+    assert_eq!(count.lock().unwrap().0, 2);
+    assert!(is_free(&source));
+}
+
+#[test]
 fn a_resized_or_lost_bitmap_ends_the_stream() {
     type Spoil = fn(&mut DirtyBitmap);
     let spoil: [(Spoil, &str); 3] = [
