@@ -1,7 +1,7 @@
 //! [`BitmapEdit`]: actions on the bitmaps of one image, gathered and checked, then
 //! made true by one switch of the header. Whatever fails, fails before it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use hbitmap::{Granularity, HBitmap};
 
@@ -36,6 +36,11 @@ pub const MAX_GRANULARITY: u64 = 2 << 30;
 pub struct BitmapEdit<'i> {
     image: &'i mut Image,
     slots: Vec<Slot>,
+    /// The names of the slots: whether there is one of a name is asked for each that is
+    /// added, and there may be 65535.
+    names: HashSet<Vec<u8>>,
+    /// Bytes of their entries in the directory.
+    directory_len: usize,
     /// Entries of the directory on disk that will not be in the next.
     removed: Vec<BitmapDirectoryEntry>,
     voided: bool,
@@ -52,9 +57,11 @@ impl<'i> BitmapEdit<'i> {
         } else {
             bitmaps.into_entries()?
         };
-        let slots = entries.into_iter().map(Slot::kept).collect();
+        let slots: Vec<Slot> = entries.into_iter().map(Slot::kept).collect();
         Ok(Self {
             image,
+            names: slots.iter().map(|slot| slot.entry.name.clone()).collect(),
+            directory_len: slots.iter().map(|slot| slot.entry.encoded_len()).sum(),
             slots,
             removed: Vec::new(),
             voided,
@@ -131,7 +138,6 @@ impl<'i> BitmapEdit<'i> {
         }
         let (geometry, len) = (self.image.geometry(), self.image.virtual_size());
         let clusters = stored::table_len(geometry, granularity, len);
-        let directory: usize = self.slots.iter().map(|slot| slot.entry.encoded_len()).sum();
         let added = (FIXED_LEN + name.len()).next_multiple_of(8);
         let refusal = if name.len() > MAX_NAME {
             BitmapError::NameTooLong
@@ -143,7 +149,7 @@ impl<'i> BitmapEdit<'i> {
             BitmapError::TooLarge
         } else if self.slots.len() >= MAX_BITMAPS as usize {
             BitmapError::TooMany
-        } else if (directory + added) as u64 > MAX_DIRECTORY_BYTES {
+        } else if (self.directory_len + added) as u64 > MAX_DIRECTORY_BYTES {
             BitmapError::DirectoryFull
         } else {
             return Ok(granularity);
@@ -173,7 +179,10 @@ impl<'i> BitmapEdit<'i> {
             granularity_bits: u8::try_from(bits).map_err(|_| BitmapError::Granularity)?,
             ..BitmapDirectoryEntry::default()
         };
-        self.slots.push(Slot::added(entry.padded(), content));
+        let slot = Slot::added(entry.padded(), content);
+        self.names.insert(slot.entry.name.clone());
+        self.directory_len += slot.entry.encoded_len();
+        self.slots.push(slot);
         Ok(())
     }
 
@@ -184,6 +193,11 @@ impl<'i> BitmapEdit<'i> {
     pub fn remove(&mut self, name: &[u8]) -> Result<()> {
         let index = self.find(name)?;
         let slot = self.slots.remove(index);
+        self.directory_len -= slot.entry.encoded_len();
+        // A damaged directory may have another of this name.
+        if !self.slots.iter().any(|other| other.entry.name == name) {
+            self.names.remove(name);
+        }
         self.removed.extend(slot.into_stored_entry());
         Ok(())
     }
@@ -237,8 +251,12 @@ impl<'i> BitmapEdit<'i> {
             .into());
         }
         if let Some(slot) = self.slots.get_mut(index) {
+            self.directory_len -= slot.entry.encoded_len();
             slot.entry.name = new_name.to_vec();
             slot.entry = std::mem::take(&mut slot.entry).padded();
+            self.directory_len += slot.entry.encoded_len();
+            self.names.remove(name);
+            self.names.insert(new_name.to_vec());
         }
         Ok(())
     }
@@ -284,6 +302,9 @@ impl<'i> BitmapEdit<'i> {
     }
 
     fn position(&self, name: &[u8]) -> Option<usize> {
+        if !self.names.contains(name) {
+            return None;
+        }
         self.slots.iter().position(|slot| slot.entry.name == name)
     }
 
