@@ -11,23 +11,22 @@
 mod gather;
 mod loading;
 mod loss;
+mod node;
 mod outcome;
 mod stream;
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-    ops::Range,
-};
+use std::{collections::HashMap, mem, ops::Range};
 
 use hbitmap::DirtyBitmap;
 
 use self::{
     gather::{Gather, Piece},
     loading::Loading,
+    node::NodeState,
 };
 pub use self::{
     loss::Loss,
+    node::Node,
     outcome::{Lost, Outcome, Received},
 };
 use crate::{
@@ -36,34 +35,6 @@ use crate::{
 
 /// Memory that a bitmap takes whatever its bits are, generously.
 const OVERHEAD: usize = 512;
-
-/// A node of the destination.
-#[derive(Clone, Debug)]
-pub struct Node {
-    name: String,
-    /// Bytes of the disk; `None` if only the chunks can tell.
-    len: Option<u64>,
-    taken: HashSet<String>,
-}
-
-impl Node {
-    /// A node whose disk has `len` bytes.
-    #[must_use]
-    pub fn new(name: impl Into<String>, len: u64) -> Self {
-        Self {
-            name: name.into(),
-            len: Some(len),
-            taken: HashSet::new(),
-        }
-    }
-
-    /// It has a bitmap of this name: another one can't arrive.
-    #[must_use]
-    pub fn taken(mut self, bitmap: impl Into<String>) -> Self {
-        self.taken.insert(bitmap.into());
-        self
-    }
-}
 
 /// How aliases are looked up.
 #[derive(Debug)]
@@ -123,14 +94,6 @@ pub struct Receiver {
     machine: Option<String>,
     switched_over: bool,
     whole: bool,
-}
-
-#[derive(Debug)]
-struct NodeState {
-    node: Node,
-    /// Whether the disk has been written here.
-    written: bool,
-    entries: Vec<usize>,
 }
 
 impl Receiver {
@@ -431,11 +394,7 @@ impl Receiver {
                 map.incoming_to(only, bitmap)
             }
             Names::Survey => {
-                self.add(Node {
-                    name: node.into(),
-                    len: None,
-                    taken: HashSet::new(),
-                });
+                self.add(Node::unknown(node));
                 AliasMap::identity().incoming(node, bitmap)
             }
         };
