@@ -135,7 +135,7 @@ fn written(bits: &HBitmap, flags: BitmapFlags) -> Vec<u8> {
 }
 
 /// Applies `data`, but for its first byte, to a fresh image whose disk has one of
-/// [`SIZES`], as `migrate-bitmaps --apply` does: everything or nothing.
+/// `SIZES`, as `migrate-bitmaps --apply` does: everything or nothing.
 pub fn apply(data: &[u8]) {
     let Some((&choice, data)) = data.split_first() else {
         return;
