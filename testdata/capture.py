@@ -1,6 +1,7 @@
 """A real QEMU that migrates into a file, and the record of it: what
 streams.py makes its streams with."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -45,6 +46,8 @@ class Qemu:
             cwd=folder, pass_fds=[fd], stdin=subprocess.DEVNULL,
             stdout=self.messages, stderr=self.messages)
         theirs.close()
+        # Whatever goes wrong, it does not stay behind.
+        atexit.register(self.proc.kill)
         ours.settimeout(60)
         self.monitor = ours.makefile('rw')
         self.monitor.readline()
