@@ -18,7 +18,8 @@ fn complete_bitmaps_of_a_stream_that_breaks_off() {
     let mut seen = [0; 3];
     for len in 0..whole {
         let to = blank(&scratch, "b.qcow2", 1 << 20);
-        let words = ["--partial", "--output=json", text(&to)];
+        let image = format!("a={}", text(&to));
+        let words = ["--partial", "--output=json", &image];
         let run = apply(&scratch, &stream[..len], &words).code(1);
         let stored = names(&to);
         assert!(stored.len() < 3, "{len}: {stored:?}");
@@ -109,7 +110,7 @@ fn a_machine_whose_end_is_not_proven_is_refused() {
     let scratch = Scratch::new();
     let stream = fs::read(captured("14-pc-paused.stream")).unwrap();
     let to = blank(&scratch, "b.qcow2", 1 << 20);
-    // From a pipe, so that nothing is known of the devices. The description is cut off.
+    // The description is cut off, so that nothing is known of the devices.
     let cut = &stream[..stream.len() - 1000];
     let run = unchanged(&[&to], || apply(&scratch, cut, &[text(&to)]).code(1));
     assert!(
@@ -117,6 +118,29 @@ fn a_machine_whose_end_is_not_proven_is_refused() {
         "{}",
         run.stderr
     );
-    apply(&scratch, cut, &["--partial", text(&to)]).code(1);
+    let image = format!("n0={}", text(&to));
+    apply(&scratch, cut, &["--partial", &image]).code(1);
     assert_eq!(names(&to), ["bm0"]);
+}
+
+#[test]
+fn of_a_stream_that_breaks_off_only_the_named_node_is_taken() {
+    let scratch = Scratch::new();
+    let from = small_source(&scratch, "a.qcow2");
+    let to = blank(&scratch, "b.qcow2", 1 << 20);
+    let stream = emit(&["--compact"], &[text(&from)]);
+    // It could have gone on with the node b.
+    let cut = &stream[..stream.len() - 1];
+    let run = unchanged(&[&to], || {
+        apply(&scratch, cut, &["--partial", text(&to)]).code(1)
+    });
+    assert!(
+        run.stderr
+            .contains("'a/late' is lost: no image is this node"),
+        "{}",
+        run.stderr
+    );
+    let words = ["--partial", "--node-alias", "a", text(&to)];
+    apply(&scratch, cut, &words).code(1);
+    assert_eq!(truths(&to), truths(&from));
 }

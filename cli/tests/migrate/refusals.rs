@@ -237,6 +237,29 @@ fn a_full_disk_is_an_error() {
     assert!(run.stderr.contains(said), "{}", run.stderr);
 }
 
+#[test]
+fn a_terminal_is_no_place_for_a_stream() {
+    let scratch = Scratch::new();
+    let image = blank(&scratch, "a.qcow2", 1 << 20);
+    let image = text(&image);
+    for (words, said) in [
+        (
+            format!("migrate-bitmaps --emit {image}"),
+            "would go to a terminal",
+        ),
+        (
+            format!("migrate-bitmaps --apply {image}"),
+            "which is a terminal",
+        ),
+        ("stream show -".into(), "which is a terminal"),
+    ] {
+        // It runs a command in a terminal of its own.
+        let command = format!("{} {words}", env!("CARGO_BIN_EXE_qimg"));
+        let run = Run::new("script", ["-qec", &command, "/dev/null"]).code(1);
+        assert!(run.stdout.contains(said), "{words}: {}", run.stdout);
+    }
+}
+
 fn blocks(words: &[&str]) -> Run {
     let qimg: Qimg = qimg!();
     qimg.run(["stream", "blocks"].iter().chain(words)).code(1)

@@ -25,7 +25,7 @@ pub(super) fn read(plan: &Plan, nodes: Vec<Node>, input: Input) -> Result<Incomi
     let mut receivers = Receivers::new(plan, nodes, Limits::default());
     let fault = receivers.read(&mut stream).err();
     Ok(Incoming {
-        outcome: receivers.finish(),
+        outcome: receivers.finish(fault.is_none()),
         fault,
     })
 }
@@ -92,10 +92,12 @@ impl Receivers {
         }
     }
 
-    fn finish(self) -> Outcome {
+    fn finish(self, sound: bool) -> Outcome {
+        let named = self.named.finish();
         match (self.single, self.first) {
-            (Some(single), Some(_)) => single.finish(),
-            _ => self.named.finish(),
+            // What is cut off may have been the node that is meant.
+            (Some(single), Some(_)) if sound && named.whole => single.finish(),
+            _ => named,
         }
     }
 }

@@ -162,7 +162,7 @@ pub(crate) struct MigrateArgs {
     from: Option<OsString>,
 
     /// Store the bitmaps that are complete though others, or the end of the stream, are
-    /// lost or don't fit
+    /// lost or don't fit. If it is the end, only a node that is named right is taken
     #[arg(long, help_heading = "Options of --apply")]
     partial: bool,
 
