@@ -133,6 +133,34 @@ fn of_several_nodes_the_name_tells_which() {
 }
 
 #[test]
+fn a_node_of_the_map_without_an_image_is_not_left_out() {
+    let stream = fs::read(captured("03-multi-node.stream")).unwrap();
+    let scratch = Scratch::new();
+    let to = blank(&scratch, "x.qcow2", 1 << 20);
+    let map = scratch.path("map.json");
+    let bitmaps = json!([{"name": "daily", "alias": "daily"}]);
+    let node = |name: &str| json!({"node-name": name, "alias": name, "bitmaps": bitmaps});
+    fs::write(&map, json!([node("disk0"), node("disk2")]).to_string()).unwrap();
+    let image = format!("disk0={}", text(&to));
+    let run = apply(&scratch, &stream, &["--map", text(&map), &image]).code(1);
+    assert!(
+        run.stderr.contains("'disk2/daily' is lost: no image"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        run.stderr
+            .contains("'disk0/weekly' of the stream is left out"),
+        "{}",
+        run.stderr
+    );
+    fs::write(&map, json!([node("disk0")]).to_string()).unwrap();
+    // The one node of the map is that of the one image.
+    apply(&scratch, &stream, &["--map", text(&map), text(&to)]).ok();
+    assert_eq!(names(&to), ["daily"]);
+}
+
+#[test]
 fn transient_ones_are_stored_on_request() {
     let stream = fs::read(captured("06-transient.stream")).unwrap();
     let scratch = Scratch::new();

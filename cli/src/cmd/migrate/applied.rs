@@ -122,7 +122,7 @@ impl Sorted {
             bitmap: lost.bitmap_alias.clone(),
         };
         match &lost.reason {
-            Loss::UnknownNode | Loss::UnknownBitmap if plan.selective => {
+            Loss::UnknownNode | Loss::UnknownBitmap if plan.leaves_out(&alias) => {
                 let why = Why::LeftOut;
                 self.left.push(Left { alias, why });
             }
@@ -212,6 +212,14 @@ impl Sorted {
                 }
             }
         }
+    }
+}
+
+impl Plan {
+    /// Whether the command line leaves this bitmap of a stream out on purpose: it says what
+    /// goes, and this isn't in it.
+    fn leaves_out(&self, alias: &Alias) -> bool {
+        self.selective && self.map.incoming(&alias.node, &alias.bitmap).is_err()
     }
 }
 
