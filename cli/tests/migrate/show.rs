@@ -187,3 +187,32 @@ fn mistakes_in_the_words() {
         assert_eq!(run.stdout, "");
     }
 }
+
+/// A few bytes can say that exabytes are clean, and every clean bit counts in a digest.
+#[test]
+fn digests_are_not_computed_for_ever() {
+    let mut stream = b"QEVM\0\0\0\x03\x07\0\0\0\0".to_vec();
+    stream.extend(b"\x04\0\0\0\x01\x0cdirty-bitmap\0\0\0\0\0\0\0\x01");
+    stream.extend(b"\x1c\x01n\x01b\0\0\x02\0\x03");
+    let count = u32::MAX / 64 * 64;
+    for i in 0..2000 {
+        stream.push(0x42);
+        stream.extend((i * u64::from(count)).to_be_bytes());
+        stream.extend(count.to_be_bytes());
+    }
+    stream.extend(b"\x21\x7e\0\0\0\x01\0");
+    let scratch = Scratch::new();
+    let file = scratch.path("clean.stream");
+    fs::write(&file, stream).unwrap();
+    let run = qimg!().run(["stream", "show", "--output=json", text(&file)]);
+    let bitmap = &run.ok().json()["bitmaps"][0];
+    assert_eq!(bitmap["complete"], true);
+    assert_eq!(bitmap["disk-size"], 2000 * u64::from(count) * 512);
+    assert_eq!(bitmap["sha256"], Value::Null);
+    let run = qimg!().run(["stream", "show", text(&file)]).ok();
+    assert!(
+        run.stdout.contains("sha256: not computed"),
+        "{}",
+        run.stdout
+    );
+}

@@ -1,9 +1,11 @@
 //! `bitmap`: edit, list and dump the dirty bitmaps stored in an image.
 
+mod digest;
 mod dump;
 mod edit;
 mod list;
 
+pub(crate) use digest::{Digests, NO_DIGEST};
 pub(crate) use dump::{extents, hex};
 
 use std::ffi::OsString;

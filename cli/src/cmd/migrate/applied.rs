@@ -272,7 +272,7 @@ impl Told<'_> {
                     escape_control(&name)
                 )?;
                 facts.human(&mut out)?;
-                writeln!(out, "  sha256 {}", facts.sha256())?;
+                facts.human_digest("sha256", &mut out)?;
                 count += 1;
             }
         }
@@ -309,7 +309,7 @@ impl Told<'_> {
                 json.string("name", &bitmap.new.name)?;
                 bitmap.alias.json(&mut json)?;
                 facts.json(&mut json)?;
-                json.string("sha256", facts.sha256().as_bytes())?;
+                facts.json_digest("sha256", &mut json)?;
                 json.end()?;
             }
             json.end()?;

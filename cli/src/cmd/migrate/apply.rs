@@ -15,7 +15,7 @@ use super::{
     store::{self, New},
 };
 use crate::{
-    cmd::stream::Input,
+    cmd::{bitmap::Digests, stream::Input},
     error::{Failure, chain},
     exit::Exit,
     image::Use,
@@ -49,8 +49,10 @@ pub(super) fn run(request: &Apply) -> Result<Exit, Failure> {
     }
     let edits = prepare(request, &plan, &mut images, &mut sorted)?;
     commit(&plan, edits)?;
+    let mut digests = Digests::of_a_stream();
     for ((named, image), part) in plan.images.iter().zip(&images).zip(&mut sorted.parts) {
-        let facts = store::read_back(image, part.iter().map(|bitmap| &bitmap.new));
+        let new = part.iter().map(|bitmap| &bitmap.new);
+        let facts = store::read_back(image, new, &mut digests);
         for (bitmap, facts) in part.iter_mut().zip(facts.map_err(|e| named.failure(&e))?) {
             bitmap.stored = Some(facts);
         }

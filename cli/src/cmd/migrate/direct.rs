@@ -16,6 +16,7 @@ use super::{
     transfer,
 };
 use crate::{
+    cmd::bitmap::Digests,
     error::{Failure, chain},
     exit::Exit,
     image::Use,
@@ -49,7 +50,7 @@ pub(super) fn run(request: &Direct) -> Result<Exit, Failure> {
     let mut moved = Vec::with_capacity(loaded.len());
     let mut sent = Vec::with_capacity(loaded.len());
     for (bitmap, new_name) in loaded {
-        let facts = Facts::of(&bitmap.bits, bitmap.recording);
+        let facts = Facts::of(&bitmap.bits, bitmap.recording, &mut Digests::of_images());
         moved.push(Moved {
             source: facts.clone(),
             target: facts,
@@ -72,7 +73,8 @@ pub(super) fn run(request: &Direct) -> Result<Exit, Failure> {
     let edit = store::prepare(&mut target, &new, request.force);
     let committed = edit.and_then(|edit| edit.commit());
     committed.map_err(|e| request.refusal(&e))?;
-    let facts = store::read_back(&target, new.iter()).map_err(|e| request.refusal(&e))?;
+    let facts = store::read_back(&target, new.iter(), &mut Digests::of_images());
+    let facts = facts.map_err(|e| request.refusal(&e))?;
     for (moved, facts) in moved.iter_mut().zip(facts) {
         moved.target = facts;
         if moved.target != moved.source {
@@ -148,8 +150,8 @@ fn human(request: &Direct, moved: &[Moved]) -> io::Result<()> {
             write!(out, " as {}", Escaped(&bitmap.new_name))?;
         }
         bitmap.target.human(&mut out)?;
-        writeln!(out, "  source sha256 {}", bitmap.source.sha256())?;
-        writeln!(out, "  target sha256 {}", bitmap.target.sha256())?;
+        bitmap.source.human_digest("source sha256", &mut out)?;
+        bitmap.target.human_digest("target sha256", &mut out)?;
     }
     out.flush()
 }
@@ -166,8 +168,8 @@ fn json(request: &Direct, moved: &[Moved]) -> io::Result<()> {
         json.string("name", &bitmap.name)?;
         json.string("new-name", &bitmap.new_name)?;
         bitmap.target.json(&mut json)?;
-        json.string("source-sha256", bitmap.source.sha256().as_bytes())?;
-        json.string("target-sha256", bitmap.target.sha256().as_bytes())?;
+        bitmap.source.json_digest("source-sha256", &mut json)?;
+        bitmap.target.json_digest("target-sha256", &mut json)?;
         json.end()?;
     }
     json.end()?;

@@ -21,6 +21,7 @@ use super::{
     sink::Sink,
 };
 use crate::{
+    cmd::bitmap::Digests,
     error::{Failure, chain},
     exit::Exit,
     image::Use,
@@ -127,7 +128,7 @@ fn gather<'a>(
             bits,
             recording,
         } = images::load(&shown, bitmap, !plan.selective)?;
-        let facts = Facts::of(&bits, recording);
+        let facts = Facts::of(&bits, recording, &mut Digests::of_images());
         let persistent = wire.persistent.unwrap_or(true);
         let mut dirty = DirtyBitmap::new(&wire.bitmap, bits);
         dirty.set_persistent(persistent);
@@ -222,7 +223,7 @@ fn human(parts: &[Part<'_>], bytes: u64, out: &mut impl Write) -> io::Result<()>
                 write!(out, " (transient)")?;
             }
             bitmap.facts.human(out)?;
-            writeln!(out, "  sha256 {}", bitmap.facts.sha256())?;
+            bitmap.facts.human_digest("sha256", out)?;
             count += 1;
         }
     }
@@ -264,7 +265,7 @@ fn json(
             json.string("alias", bitmap.wire.bitmap.as_bytes())?;
             json.flag("persistent", bitmap.persistent)?;
             bitmap.facts.json(&mut json)?;
-            json.string("sha256", bitmap.facts.sha256().as_bytes())?;
+            bitmap.facts.json_digest("sha256", &mut json)?;
             json.end()?;
         }
         json.end()?;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use hbitmap::HBitmap;
 
 use crate::{
-    cmd::bitmap::hex,
+    cmd::bitmap::{Digests, NO_DIGEST, hex},
     output::{Json, Tree, counted},
     size::Human,
 };
@@ -21,19 +21,19 @@ pub(super) struct Facts {
     pub(super) dirty_count: u64,
     /// The bytes of disk that they cover.
     pub(super) dirty_bytes: u64,
-    /// Over the bits in linear form.
-    pub(super) sha256: [u8; 32],
+    /// Over the bits in linear form; `None` if they are too many.
+    pub(super) sha256: Option<[u8; 32]>,
 }
 
 impl Facts {
     /// Those of a bitmap with these bits.
-    pub(super) fn of(bits: &HBitmap, recording: bool) -> Self {
+    pub(super) fn of(bits: &HBitmap, recording: bool, digests: &mut Digests) -> Self {
         Self {
             granularity: bits.granularity().bytes(),
             recording,
             dirty_count: bits.count(),
             dirty_bytes: bits.dirty_bytes(),
-            sha256: bits.sha256(),
+            sha256: digests.compute(bits),
         }
     }
 
@@ -59,9 +59,20 @@ impl Facts {
         )
     }
 
-    /// The digest as text.
-    pub(super) fn sha256(&self) -> String {
-        hex(&self.sha256)
+    /// A line with the digest, which is called `what`.
+    pub(super) fn human_digest(&self, what: &str, out: &mut impl Write) -> io::Result<()> {
+        match &self.sha256 {
+            Some(digest) => writeln!(out, "  {what} {}", hex(digest)),
+            None => writeln!(out, "  {what} {NO_DIGEST}"),
+        }
+    }
+
+    /// The digest as the member `key` of an open object.
+    pub(super) fn json_digest<W: Write>(&self, key: &str, json: &mut Json<W>) -> io::Result<()> {
+        match &self.sha256 {
+            Some(digest) => json.string(key, hex(digest).as_bytes()),
+            None => json.null(key),
+        }
     }
 
     /// The members that all reports have, in an open object. The digest has a name of its

@@ -12,7 +12,7 @@ use qcow2::{
 };
 
 use super::report::Facts;
-use crate::progname;
+use crate::{cmd::bitmap::Digests, progname};
 
 /// A bitmap to be stored.
 #[derive(Clone, Debug)]
@@ -101,25 +101,26 @@ fn gather<'i>(
     Ok(edit)
 }
 
-/// Reads bitmaps from the image in which they were stored, and compares.
+/// Reads bitmaps from the image in which they were stored, and compares them bit for bit.
 ///
 /// # Errors
 /// I/O errors; [`Error::Refused`] if one isn't the same.
 pub(super) fn read_back<'n>(
     image: &Image,
     bitmaps: impl Iterator<Item = &'n New>,
+    digests: &mut Digests,
 ) -> Result<Vec<Facts>, Error> {
     let stored = image.bitmaps()?;
     let by_name: HashMap<&[u8], Bitmap<'_>> = stored
         .iter(image)
         .map(|bitmap| (bitmap.name(), bitmap))
         .collect();
-    let compare = |new: &New| {
+    let mut compare = |new: &New| {
         if let Some(bitmap) = by_name.get(new.name.as_slice()) {
             let bits = bitmap.load()?;
-            let facts = Facts::of(&bits, bitmap.state() == BitmapState::Recording);
-            if facts == Facts::of(&new.bits, new.recording) && bits.len() == new.bits.len() {
-                return Ok(facts);
+            let recording = bitmap.state() == BitmapState::Recording;
+            if bits == *new.bits && recording == new.recording {
+                return Ok(Facts::of(&bits, recording, digests));
             }
         }
         Err(Error::Refused(format!(
@@ -127,7 +128,7 @@ pub(super) fn read_back<'n>(
             String::from_utf8_lossy(&new.name)
         )))
     };
-    bitmaps.map(compare).collect()
+    bitmaps.map(&mut compare).collect()
 }
 
 /// The words for an error about the image `shown`.

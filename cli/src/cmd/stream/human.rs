@@ -13,7 +13,7 @@ use super::{
     walk::{Content, Element, NamedChunk, Printer},
 };
 use crate::{
-    cmd::bitmap::hex,
+    cmd::bitmap::{Digests, NO_DIGEST, hex},
     output::{self, counted, escape_control},
     size,
 };
@@ -28,6 +28,7 @@ pub(super) struct Human {
     /// PARTs that follow each other are shown as one line for each section that they are
     /// of: there may be tens of thousands. Sections that come in parts are few.
     parts: Vec<Parts>,
+    digests: Digests,
 }
 
 /// Parts of one section.
@@ -48,6 +49,7 @@ impl Human {
             out,
             chunks,
             parts: Vec::new(),
+            digests: Digests::of_a_stream(),
         })
     }
 
@@ -107,7 +109,10 @@ impl Human {
             size::Human(len)
         )?;
         sent(out, tally)?;
-        writeln!(out, "    sha256: {}", hex(&bits.sha256()))?;
+        match self.digests.compute(bits) {
+            Some(digest) => writeln!(out, "    sha256: {}", hex(&digest))?,
+            None => writeln!(out, "    sha256: {NO_DIGEST}")?,
+        }
         let mut ranges = bits.ranges();
         if dirty > 0 {
             writeln!(out, "    {:>20} {:>20}", "Offset", "Length")?;

@@ -14,7 +14,7 @@ use super::{
     walk::{Content, Element, NamedChunk, Printer},
 };
 use crate::{
-    cmd::bitmap::{extents, hex},
+    cmd::bitmap::{Digests, extents, hex},
     output::{self, Json, Tree},
 };
 
@@ -198,6 +198,7 @@ impl Show for Report {
         fault: Option<&Fault>,
     ) -> io::Result<()> {
         let json = &mut self.json;
+        let mut digests = Digests::of_a_stream();
         json.end()?;
         json.number("size", size.into())?;
         json.flag("whole", outcome.whole && fault.is_none())?;
@@ -223,7 +224,10 @@ impl Show for Report {
             json.number("disk-size", bits.len().into())?;
             json.number("dirty-count", bits.count().into())?;
             json.number("dirty-bytes", bits.dirty_bytes().into())?;
-            json.string("sha256", hex(&bits.sha256()).as_bytes())?;
+            match digests.compute(bits) {
+                Some(digest) => json.string("sha256", hex(&digest).as_bytes())?,
+                None => json.null("sha256")?,
+            }
             json.null("message")?;
             json.list("extents")?;
             extents(json, bits)?;
