@@ -125,8 +125,9 @@ fn emitting() {
     let notes = scratch.path("notes.txt");
     fs::write(&notes, b"not a stream").unwrap();
     let out = scratch.path("out.stream");
+    let nowhere = scratch.path("no/a.stream");
 
-    let cases: [(&str, &[&str], &str); 12] = [
+    let cases: [(&str, &[&str], &str); 13] = [
         ("raw", &[text(&raw)], "has no bitmaps"),
         (
             "in use",
@@ -159,6 +160,11 @@ fn emitting() {
             "onto the source",
             &["-o", text(&from), text(&from)],
             "that the bitmaps come from",
+        ),
+        (
+            "into no folder",
+            &["-o", text(&nowhere), text(&from)],
+            "/no/a.stream': No such file or directory\n",
         ),
         (
             "onto another file",

@@ -106,6 +106,9 @@ impl Write for Sink {
 
 fn failed(name: &OsStr, error: &io::Error) -> Failure {
     let (name, reason) = (name.to_string_lossy(), os_text(error));
+    // That a temporary file can't be made is told with its name, which says nothing.
+    let end = reason.find(" (os error ").unwrap_or(reason.len());
+    let reason = reason.get(..end).unwrap_or(&reason);
     Failure::Message(format!("Could not write to '{name}': {reason}"))
 }
 
