@@ -101,6 +101,33 @@ fn a_damaged_directory_is_not_copied_in_part() {
     copy_bitmaps(&image, &mut target, &[request], false).unwrap();
 }
 
+#[test]
+fn a_name_that_two_have_is_known_until_both_are_gone() {
+    let storage = create(1 << 20, 65536);
+    let mut image = open(&storage);
+    let mut edit = image.edit_bitmaps().unwrap();
+    edit.add(b"one", 65536, true).unwrap();
+    edit.add(b"two", 65536, true).unwrap();
+    edit.commit().unwrap();
+    let bitmaps = image.bitmaps().unwrap();
+    let directory = bitmaps.extension().unwrap().directory_offset.get();
+    storage.write_all_at(directory + 32 + 24, b"one").unwrap();
+    let mut image = open(&storage);
+    for renames in [false, true] {
+        let mut edit = image.edit_bitmaps().unwrap();
+        match renames {
+            true => edit.rename(b"one", b"three").unwrap(),
+            false => edit.remove(b"one").unwrap(),
+        }
+        assert!(edit.contains(b"one"));
+        assert!(edit.add(b"one", 65536, true).is_err());
+        edit.rename(b"one", b"one").unwrap();
+        edit.remove(b"one").unwrap();
+        assert!(!edit.contains(b"one"));
+        edit.add(b"one", 65536, true).unwrap();
+    }
+}
+
 /// That nothing can be added to an image, and that it isn't touched.
 fn assert_refused(storage: &MemoryStorage) {
     storage.start_journal();

@@ -194,10 +194,7 @@ impl<'i> BitmapEdit<'i> {
         let index = self.find(name)?;
         let slot = self.slots.remove(index);
         self.directory_len -= slot.entry.encoded_len();
-        // A damaged directory may have another of this name.
-        if !self.slots.iter().any(|other| other.entry.name == name) {
-            self.names.remove(name);
-        }
+        self.forget(name);
         self.removed.extend(slot.into_stored_entry());
         Ok(())
     }
@@ -255,10 +252,18 @@ impl<'i> BitmapEdit<'i> {
             slot.entry.name = new_name.to_vec();
             slot.entry = std::mem::take(&mut slot.entry).padded();
             self.directory_len += slot.entry.encoded_len();
-            self.names.remove(name);
             self.names.insert(new_name.to_vec());
+            self.forget(name);
         }
         Ok(())
+    }
+
+    /// Forgets the name of a slot that is gone, unless another one has it: a damaged
+    /// directory may have it twice.
+    fn forget(&mut self, name: &[u8]) {
+        if !self.slots.iter().any(|other| other.entry.name == name) {
+            self.names.remove(name);
+        }
     }
 
     /// Adds what is dirty in `origin`, a bitmap of this image as it is after the
