@@ -1,7 +1,7 @@
 //! [`BitmapEdit`]: actions on the bitmaps of one image, gathered and checked, then
 //! made true by one switch of the header. Whatever fails, fails before it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use hbitmap::{Granularity, HBitmap};
 
@@ -11,7 +11,7 @@ use crate::{
     bitmap::{
         Bitmap, BitmapError, BitmapState, commit,
         content::Content,
-        slot::Slot,
+        slot::{Slot, Slots},
         stored::{self, MAX_BITMAP_BYTES, StoredBits},
     },
     format::{
@@ -35,12 +35,7 @@ pub const MAX_GRANULARITY: u64 = 2 << 30;
 #[derive(Debug)]
 pub struct BitmapEdit<'i> {
     image: &'i mut Image,
-    slots: Vec<Slot>,
-    /// The names of the slots: whether there is one of a name is asked for each that is
-    /// added, and there may be 65535.
-    names: HashSet<Vec<u8>>,
-    /// Bytes of their entries in the directory.
-    directory_len: usize,
+    slots: Slots,
     /// Entries of the directory on disk that will not be in the next.
     removed: Vec<BitmapDirectoryEntry>,
     voided: bool,
@@ -57,12 +52,9 @@ impl<'i> BitmapEdit<'i> {
         } else {
             bitmaps.into_entries()?
         };
-        let slots: Vec<Slot> = entries.into_iter().map(Slot::kept).collect();
         Ok(Self {
             image,
-            names: slots.iter().map(|slot| slot.entry.name.clone()).collect(),
-            directory_len: slots.iter().map(|slot| slot.entry.encoded_len()).sum(),
-            slots,
+            slots: entries.into_iter().map(Slot::kept).collect(),
             removed: Vec::new(),
             voided,
         })
@@ -149,7 +141,7 @@ impl<'i> BitmapEdit<'i> {
             BitmapError::TooLarge
         } else if self.slots.len() >= MAX_BITMAPS as usize {
             BitmapError::TooMany
-        } else if (self.directory_len + added) as u64 > MAX_DIRECTORY_BYTES {
+        } else if (self.slots.directory_len() + added) as u64 > MAX_DIRECTORY_BYTES {
             BitmapError::DirectoryFull
         } else {
             return Ok(granularity);
@@ -179,10 +171,7 @@ impl<'i> BitmapEdit<'i> {
             granularity_bits: u8::try_from(bits).map_err(|_| BitmapError::Granularity)?,
             ..BitmapDirectoryEntry::default()
         };
-        let slot = Slot::added(entry.padded(), content);
-        self.names.insert(slot.entry.name.clone());
-        self.directory_len += slot.entry.encoded_len();
-        self.slots.push(slot);
+        self.slots.push(Slot::added(entry.padded(), content));
         Ok(())
     }
 
@@ -193,9 +182,8 @@ impl<'i> BitmapEdit<'i> {
     pub fn remove(&mut self, name: &[u8]) -> Result<()> {
         let index = self.find(name)?;
         let slot = self.slots.remove(index);
-        self.directory_len -= slot.entry.encoded_len();
-        self.forget(name);
-        self.removed.extend(slot.into_stored_entry());
+        let stored = slot.and_then(Slot::into_stored_entry);
+        self.removed.extend(stored);
         Ok(())
     }
 
@@ -247,23 +235,8 @@ impl<'i> BitmapEdit<'i> {
             }
             .into());
         }
-        if let Some(slot) = self.slots.get_mut(index) {
-            self.directory_len -= slot.entry.encoded_len();
-            slot.entry.name = new_name.to_vec();
-            slot.entry = std::mem::take(&mut slot.entry).padded();
-            self.directory_len += slot.entry.encoded_len();
-            self.names.insert(new_name.to_vec());
-            self.forget(name);
-        }
+        self.slots.rename(index, new_name);
         Ok(())
-    }
-
-    /// Forgets the name of a slot that is gone, unless another one has it: a damaged
-    /// directory may have it twice.
-    fn forget(&mut self, name: &[u8]) {
-        if !self.slots.iter().any(|other| other.entry.name == name) {
-            self.names.remove(name);
-        }
     }
 
     /// Adds what is dirty in `origin`, a bitmap of this image as it is after the
@@ -307,10 +280,7 @@ impl<'i> BitmapEdit<'i> {
     }
 
     fn position(&self, name: &[u8]) -> Option<usize> {
-        if !self.names.contains(name) {
-            return None;
-        }
-        self.slots.iter().position(|slot| slot.entry.name == name)
+        self.slots.find(name)
     }
 
     fn find(&self, name: &[u8]) -> Result<usize> {
@@ -358,7 +328,7 @@ impl<'i> BitmapEdit<'i> {
         if self.is_empty() {
             return Ok(());
         }
-        commit::commit(self.image, self.slots, self.removed)
+        commit::commit(self.image, self.slots.into_vec(), self.removed)
     }
 }
 

@@ -1,6 +1,10 @@
-//! [`Slot`]: one bitmap in an edit, as it is stored and as it is to be.
+//! [`Slot`]: one bitmap in an edit, as it is stored and as it is to be; [`Slots`]: all of
+//! them.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     Image, Result,
@@ -69,5 +73,98 @@ impl Slot {
     /// Whether the directory and the bits stay as they are.
     pub(super) fn is_unchanged(&self) -> bool {
         self.content.is_none() && self.stored.as_ref() == Some(&self.entry)
+    }
+}
+
+/// The bitmaps of an edit, in the order of the directory. There may be 65535, so that none
+/// is looked for among all.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// By number. Numbers grow, and none is used again.
+    slots: BTreeMap<usize, Slot>,
+    next: usize,
+    /// The numbers of those of a name; a damaged directory may have several.
+    by_name: HashMap<Vec<u8>, BTreeSet<usize>>,
+    /// Bytes of their entries in the directory.
+    directory_len: usize,
+}
+
+impl Slots {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of their entries in the directory.
+    pub(super) const fn directory_len(&self) -> usize {
+        self.directory_len
+    }
+
+    /// The number of the first one of this name.
+    pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
+        self.by_name.get(name)?.first().copied()
+    }
+
+    /// The one of that number.
+    pub(super) fn get(&self, number: usize) -> Option<&Slot> {
+        self.slots.get(&number)
+    }
+
+    /// The same, to change anything but its name and what it takes in the directory.
+    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Slot> {
+        self.slots.get_mut(&number)
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.values()
+    }
+
+    /// Adds one behind the others.
+    pub(super) fn push(&mut self, slot: Slot) {
+        self.put(self.next, slot);
+        self.next += 1;
+    }
+
+    /// Takes one away.
+    pub(super) fn remove(&mut self, number: usize) -> Option<Slot> {
+        let slot = self.slots.remove(&number)?;
+        self.directory_len -= slot.entry.encoded_len();
+        if let Some(numbers) = self.by_name.get_mut(&slot.entry.name) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_name.remove(&slot.entry.name);
+            }
+        }
+        Some(slot)
+    }
+
+    /// Gives one another name.
+    pub(super) fn rename(&mut self, number: usize, name: &[u8]) {
+        if let Some(mut slot) = self.remove(number) {
+            slot.entry.name = name.to_vec();
+            slot.entry = slot.entry.padded();
+            self.put(number, slot);
+        }
+    }
+
+    /// All of them, to be written.
+    pub(super) fn into_vec(self) -> Vec<Slot> {
+        self.slots.into_values().collect()
+    }
+
+    fn put(&mut self, number: usize, slot: Slot) {
+        self.directory_len += slot.entry.encoded_len();
+        let name = slot.entry.name.clone();
+        self.by_name.entry(name).or_default().insert(number);
+        self.slots.insert(number, slot);
+    }
+}
+
+impl FromIterator<Slot> for Slots {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut all = Self::default();
+        slots.into_iter().for_each(|slot| all.push(slot));
+        all
     }
 }
