@@ -4,7 +4,10 @@
 
 use std::io;
 
-use crate::{addr::HostOffset, bitmap::BitmapError};
+use crate::{
+    addr::{GuestOffset, HostOffset},
+    bitmap::BitmapError,
+};
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,6 +55,18 @@ pub enum Error {
         found: String,
         /// What the spec or the limit allows.
         allowed: String,
+    },
+
+    /// A part of the guest's disk can't be told or read; the rest can.
+    #[error("{length} bytes of the disk at {start} can't be read")]
+    Guest {
+        /// Where the part begins.
+        start: GuestOffset,
+        /// Its bytes, as far as the fault goes.
+        length: u64,
+        /// What is wrong.
+        #[source]
+        source: Box<Error>,
     },
 
     /// The header can't be used. The sentence is QEMU's for the same fault; field,

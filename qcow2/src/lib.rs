@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod bitmap;
 pub mod check;
+pub mod disk;
 mod error;
 pub mod format;
 mod geometry;

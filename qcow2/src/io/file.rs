@@ -321,6 +321,30 @@ impl Storage for FileStorage {
     fn allocated_bytes(&self) -> io::Result<u64> {
         self.file.metadata().map(|m| m.blocks().saturating_mul(512))
     }
+
+    fn next_data(&self, range: Range<u64>) -> io::Result<Range<u64>> {
+        use rustix::fs::SeekFrom::{Data, Hole};
+        if self.is_block_device || range.is_empty() {
+            return Ok(range);
+        }
+        // These calls move the position, which nobody uses.
+        let seek = |to| rustix::fs::seek(&self.file, to);
+        let start = match seek(Data(range.start)) {
+            Ok(start) if start < range.end => start,
+            // Nothing but holes until the file's end.
+            Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(range.end..range.end),
+            // No such question here.
+            Err(rustix::io::Errno::INVAL) => return Ok(range),
+            Err(e) => return Err(e.into()),
+        };
+        let end = match seek(Hole(start)) {
+            Ok(end) => end.clamp(start, range.end),
+            // Cut short since.
+            Err(rustix::io::Errno::NXIO) => start,
+            Err(e) => return Err(e.into()),
+        };
+        Ok(start..end)
+    }
 }
 
 impl FileStorage {

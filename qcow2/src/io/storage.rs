@@ -37,6 +37,13 @@ pub trait Storage: ReadAt + fmt::Debug + Send + Sync {
     /// Bytes that the storage really takes up (`st_blocks × 512`; 0 for block devices).
     fn allocated_bytes(&self) -> io::Result<u64>;
 
+    /// The first stretch of `range` that may hold anything but zeros; empty if none
+    /// does. The bytes before it read as zeros. Where this can't be told it is all of
+    /// `range`.
+    fn next_data(&self, range: Range<u64>) -> io::Result<Range<u64>> {
+        Ok(range)
+    }
+
     /// Reads `out.len()` bytes at `offset`; what lies past the end reads as zeros,
     /// as it does for QEMU.
     fn read_padded(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

@@ -1,0 +1,117 @@
+//! [`Disk`]: what a guest sees, whatever holds it. Operations over disks (convert,
+//! compare, map, backup) know nothing else.
+//!
+//! One question comes before all reading: which parts of a range are data, which are
+//! zeros, which aren't there, and where are they? The answer is a list of [`Extent`]s:
+//!
+//! ```no_run
+//! use qcow2::disk::{DiskExt, RawDisk};
+//!
+//! let disk = RawDisk::open("disk.raw")?;
+//! for extent in disk.extents(0..1 << 20) {
+//!     let extent = extent?;
+//!     println!("{:?} at {}, {} bytes", extent.kind, extent.start, extent.length);
+//! }
+//! # Ok::<(), qcow2::Error>(())
+//! ```
+
+mod extent;
+mod extents;
+mod raw;
+
+use std::{fmt, ops::Range, sync::Arc};
+
+pub use extent::{Extent, ExtentKind};
+pub use extents::Extents;
+pub use raw::RawDisk;
+
+use crate::{Error, Result, addr::GuestOffset, io::Storage};
+
+/// QEMU counts disks in sectors of 512 bytes, and so do we, or the end of a disk would
+/// not be where the guest finds it.
+pub(crate) const SECTOR: u64 = 512;
+
+/// A disk as the guest sees it. All of it can be asked from many threads at once.
+pub trait Disk: fmt::Debug + Send + Sync {
+    /// How the disk is called in messages: the path of its file.
+    fn name(&self) -> &str;
+
+    /// Bytes of the disk, whole sectors of 512.
+    fn size(&self) -> u64;
+
+    /// Appends to `out` what `range` holds from its start on: all of it, or as much as
+    /// is told in one go, which is at least one extent. Nothing is told of what lies
+    /// past the disk's end. [`DiskExt::extents`] asks until everything was told.
+    ///
+    /// # Errors
+    /// What the first byte's place in the disk suffers from, before anything is appended.
+    /// [`Error::Guest`] says how far that goes; behind it there are other answers.
+    fn query(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()>;
+
+    /// Reads `out.len()` bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] for a part that can't be read, be it because of what the image
+    /// holds or because the system refuses; [`Error::Refused`] for a range beyond the
+    /// disk's end.
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+
+    /// The file that the host offsets of this disk's own extents (those of depth 0)
+    /// count in.
+    fn file(&self) -> Option<&Arc<dyn Storage>>;
+
+    /// The disk that unallocated parts are read from.
+    fn backing(&self) -> Option<&Arc<dyn Disk>> {
+        None
+    }
+}
+
+/// What every [`Disk`] can do beyond what each does in its way.
+pub trait DiskExt: Disk {
+    /// The extents of `range`, in order and without gaps; adjoining ones that say the
+    /// same are one. A part that can't be told is an error in its place, after which
+    /// the others follow.
+    fn extents(&self, range: Range<u64>) -> Extents<'_, Self>;
+
+    /// Checks that `len` bytes at `offset` are within the disk.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    fn check_range(&self, offset: u64, len: usize) -> Result<()> {
+        let end = offset.checked_add(len as u64);
+        if end.is_some_and(|end| end <= self.size()) {
+            return Ok(());
+        }
+        let (name, size) = (self.name(), self.size());
+        Err(Error::Refused(format!(
+            "'{name}' has {size} bytes, and {len} were asked for at {offset}"
+        )))
+    }
+}
+
+impl<D: Disk + ?Sized> DiskExt for D {
+    fn extents(&self, range: Range<u64>) -> Extents<'_, Self> {
+        Extents::new(self, range)
+    }
+}
+
+impl dyn Disk + '_ {
+    /// The disk `depth` steps down the chain: 0 is this one, 1 its backing file.
+    #[must_use]
+    pub fn layer(&self, depth: u32) -> Option<&dyn Disk> {
+        let mut disk: &dyn Disk = self;
+        for _ in 0..depth {
+            disk = &**disk.backing()?;
+        }
+        Some(disk)
+    }
+}
+
+/// A part of the disk that can't be told or read, and why.
+pub(crate) fn bad(start: u64, length: u64, source: Error) -> Error {
+    Error::Guest {
+        start: GuestOffset(start),
+        length,
+        source: Box::new(source),
+    }
+}
