@@ -14,6 +14,7 @@
 //! | snapshot table | [`snapshot`] |
 //! | bitmap directory, bitmap tables | [`bitmap_directory`], [`bitmap_table`] |
 //! | LUKS header inside the image | [`luks`] |
+//! | which format it is at all | [`probe`] |
 
 pub mod bitmap_directory;
 pub mod bitmap_table;
@@ -25,6 +26,7 @@ pub mod l1;
 pub mod l2;
 pub mod luks;
 mod parse;
+pub mod probe;
 pub mod refcount;
 pub mod snapshot;
 
@@ -37,5 +39,6 @@ pub use header_area::HeaderArea;
 pub use l1::L1Entry;
 pub use l2::{ExtendedL2Entry, L2Entry, Mapping, Subcluster, SubclusterBitmap};
 pub use luks::LuksHeader;
+pub use probe::ImageFormat;
 pub use refcount::RefcountTableEntry;
 pub use snapshot::Snapshot;
