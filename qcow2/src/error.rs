@@ -36,6 +36,16 @@ pub enum Error {
         kind: io::ErrorKind,
     },
 
+    /// The file that an image names as its backing file can't be used.
+    #[error("Could not open backing file '{name}'")]
+    Backing {
+        /// The name in the image, escaped.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Box<Error>,
+    },
+
     /// The bytes are not a qcow2 image at all.
     #[error("Image is not in qcow2 format")]
     NotQcow2,

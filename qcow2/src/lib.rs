@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod bitmap;
 pub mod check;
+mod compress;
 pub mod disk;
 mod error;
 pub mod format;
@@ -13,4 +14,4 @@ pub mod table;
 
 pub use error::{Error, Result};
 pub use geometry::{Geometry, MAX_CLUSTER_BITS, MAX_REFCOUNT_ORDER, MIN_CLUSTER_BITS};
-pub use image::{DataFilePolicy, Image, OpenOptions};
+pub use image::{BackingPolicy, DataFilePolicy, Image, OpenOptions};

@@ -1,11 +1,18 @@
 //! [`Image`]: an open qcow2 image.
 
+mod backing;
+mod compressed;
 pub mod create;
+mod entries;
+mod extents;
+mod guest;
 mod header_switch;
 mod open;
+mod read;
 
 use std::sync::Arc;
 
+pub use backing::{BackingPolicy, MAX_CHAIN};
 pub use open::{DataFilePolicy, OpenOptions, relative_to};
 
 use crate::{
@@ -32,6 +39,8 @@ pub struct Image {
     has_writer: bool,
     /// The external data file, if the caller had it opened.
     data_file: Option<Arc<dyn Storage>>,
+    /// For reading the guest's disk.
+    guest: guest::Guest,
 }
 
 impl Image {

@@ -8,6 +8,10 @@ use std::{
     sync::Arc,
 };
 
+use super::{
+    backing::{BackingPolicy, Chain},
+    guest::{Backing, Guest},
+};
 use crate::{
     Error, Image, Result,
     format::{HeaderArea, Incompatible},
@@ -40,10 +44,13 @@ pub enum DataFilePolicy {
 /// ```
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    writable: bool,
-    lock: Option<LockMode>,
-    data_file: DataFilePolicy,
-    metadata_only: bool,
+    pub(super) writable: bool,
+    pub(super) lock: Option<LockMode>,
+    pub(super) data_file: DataFilePolicy,
+    pub(super) backing: BackingPolicy,
+    /// Where files named by images may be; anywhere if this is empty.
+    pub(super) allowed: Vec<PathBuf>,
+    pub(super) metadata_only: bool,
 }
 
 impl Default for OpenOptions {
@@ -53,13 +60,15 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// Read-only, with the locks of a reader, no data file.
+    /// Read-only, with the locks of a reader, no data file, no backing file.
     #[must_use]
     pub fn new() -> Self {
         Self {
             writable: false,
             lock: None,
             data_file: DataFilePolicy::Leave,
+            backing: BackingPolicy::Deny,
+            allowed: Vec::new(),
             metadata_only: false,
         }
     }
@@ -86,6 +95,21 @@ impl OpenOptions {
         self
     }
 
+    /// What to do about a backing file.
+    #[must_use]
+    pub fn backing(mut self, policy: BackingPolicy) -> Self {
+        self.backing = policy;
+        self
+    }
+
+    /// Files that images name are only opened if they are in `dir` or below, or in
+    /// another directory for which this was said. Links are followed first.
+    #[must_use]
+    pub fn allow_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.allowed.push(dir.into());
+        self
+    }
+
     /// Opens images too whose unknown features forbid to use them, to look at their
     /// header.
     #[must_use]
@@ -95,7 +119,7 @@ impl OpenOptions {
     }
 
     /// The locks that will be taken.
-    fn lock_mode(&self) -> LockMode {
+    pub(super) fn lock_mode(&self) -> LockMode {
         let usual = if self.writable {
             LockMode::ReadWrite
         } else {
@@ -124,18 +148,11 @@ impl OpenOptions {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_file(&self, file: FileStorage) -> Result<Image> {
-        let path = file.path().to_owned();
-        // Without locks the holder of a bitmap in use is told from a crash by his lock.
-        let unlocked = self.lock_mode() == LockMode::None;
-        let has_writer = unlocked && file.writer_present().unwrap_or(false);
-        let mut image = self.open_storage(&path.to_string_lossy(), Arc::new(file))?;
-        image.has_writer = has_writer;
-        image.data_file = self.open_data_file(&image)?;
-        Ok(image)
+        self.open_in_chain(file, &mut Chain::default())
     }
 
-    /// Opens the image in `storage`, called `name` in messages. The data file isn't
-    /// looked at.
+    /// Opens the image in `storage`, called `name` in messages. Data file and
+    /// backing file aren't looked at.
     ///
     /// # Errors
     /// As [`open`](Self::open), but for opening and locking.
@@ -149,6 +166,10 @@ impl OpenOptions {
         if self.writable {
             check_writable(&area, self.lock_mode())?;
         }
+        let mut guest = Guest::new(area.header());
+        if self.backing == BackingPolicy::Ignore {
+            guest.backing = Backing::Nothing;
+        }
         Ok(Image {
             name: name.to_owned(),
             storage,
@@ -156,18 +177,20 @@ impl OpenOptions {
             writable: self.writable,
             has_writer: false,
             data_file: None,
+            guest,
         })
     }
 
     /// Opens the external data file where the policy says so. It is only read here:
     /// the locks are what matters to those who edit bitmaps.
-    fn open_data_file(&self, image: &Image) -> Result<Option<Arc<dyn Storage>>> {
+    pub(super) fn open_data_file(&self, image: &Image) -> Result<Option<Arc<dyn Storage>>> {
         if !image.header().has_data_file() {
             return Ok(None);
         }
-        let path = match &self.data_file {
+        let lock = self.lock_mode();
+        let file = match &self.data_file {
             DataFilePolicy::Leave => return Ok(None),
-            DataFilePolicy::At(path) => path.clone(),
+            DataFilePolicy::At(path) => FileStorage::open(path, Access::ReadOnly, lock)?,
             DataFilePolicy::Follow => {
                 let name = image
                     .header_area()
@@ -176,10 +199,9 @@ impl OpenOptions {
                     .ok_or_else(|| {
                         Error::Refused("the image has a data file, but not its name".into())
                     })?;
-                plain_name(name)?
+                self.open_allowed(&plain_name(name)?, lock)?
             }
         };
-        let file = FileStorage::open(&path, Access::ReadOnly, self.lock_mode())?;
         Ok(Some(Arc::new(file)))
     }
 }

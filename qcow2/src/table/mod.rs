@@ -1,8 +1,15 @@
-//! Tables in memory: refcounts on demand, and the allocator over them.
+//! Tables in memory: refcounts on demand, and the allocator over them; L1 tables, and
+//! L2 tables as they are asked for.
 
 mod allocator;
+mod bounds;
+mod l1;
+mod l2_cache;
 mod refcounts;
 
 pub(crate) use allocator::{Allocator, Plan, Run, TableChange};
+pub(crate) use bounds::{Bounds, FileEnd};
+pub(crate) use l1::L1Table;
+pub(crate) use l2_cache::{L2Cache, SLICE};
 pub use refcounts::Refcounts;
 pub(crate) use refcounts::refcount_zero_in_use;

@@ -8,6 +8,7 @@
 )]
 
 pub(crate) mod check;
+pub(crate) mod disk;
 
 use std::{
     path::{Path, PathBuf},
@@ -68,6 +69,23 @@ impl Qemu {
         let output = run(&self.path(directory), "qemu-img", &words);
         assert!(output.status.success(), "qemu-img {line}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// As [`io`](Self::io), with discards. QEMU doesn't write compressed to a cluster that
+    /// is allocated: only such commands may fail.
+    pub(crate) fn scribble(&self, image: &str, commands: &[&str]) {
+        let mut args = vec!["-f", "qcow2", "-d", "unmap"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command]));
+        args.push(image);
+        let output = run(self.dir.path(), "qemu-io", &args);
+        let said = format!("{output:?}");
+        let compressed = commands.iter().filter(|c| c.starts_with("write -c"));
+        let failed = said.matches("failed").count();
+        let refused = said.matches("write failed: Input/output error").count();
+        assert!(
+            failed == refused && refused <= compressed.count(),
+            "qemu-io {commands:?}: {said}"
+        );
     }
 
     /// Runs qemu-io there on `image` with one `-c` for each of `commands`.

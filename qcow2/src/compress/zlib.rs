@@ -1,0 +1,95 @@
+//! Raw deflate, without zlib's header, which the spec calls type 0.
+//!
+//! Writers use a window of 12 bits, as QEMU's readers ask for no more; here the largest,
+//! 15 bits, is read.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+/// The state of inflating.
+pub(super) struct Context(Decompress);
+
+impl Context {
+    pub(super) fn new() -> Self {
+        Self(Decompress::new(false))
+    }
+
+    /// Fills `out` from `input`.
+    pub(super) fn decompress(&mut self, input: &[u8], out: &mut [u8]) -> Result<(), String> {
+        let stream = &mut self.0;
+        stream.reset(false);
+        let status = stream
+            .decompress(input, out, FlushDecompress::Finish)
+            .map_err(|e| format!("no deflate stream ({e})"))?;
+        let made = usize::try_from(stream.total_out()).unwrap_or(0);
+        match status {
+            _ if made == out.len() => Ok(()),
+            Status::StreamEnd => Err(format!("a deflate stream of {made} bytes only")),
+            Status::Ok | Status::BufError => {
+                Err(format!("a deflate stream cut after {made} bytes"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use flate2::{Compress, Compression, FlushCompress};
+
+    use super::*;
+    use crate::compress::tests::text;
+
+    /// Raw deflate of `bytes`, with the largest window.
+    pub(in crate::compress) fn deflate(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len() + 100);
+        Compress::new(Compression::default(), false)
+            .compress_vec(bytes, &mut out, FlushCompress::Finish)
+            .unwrap();
+        out
+    }
+
+    #[test]
+    fn what_follows_the_stream_is_ignored() {
+        let text = text(65536);
+        let mut stream = deflate(&text);
+        stream.extend([0xff; 511]);
+        let mut out = vec![0; text.len()];
+        Context::new().decompress(&stream, &mut out).unwrap();
+        assert_eq!(out, text);
+    }
+
+    #[test]
+    fn output_is_a_cluster_no_less_and_no_more() {
+        let stream = deflate(&text(70000));
+        let mut context = Context::new();
+        let mut out = vec![0; 65536];
+        context.decompress(&stream, &mut out).unwrap();
+        assert_eq!(out, text(70000)[..65536]);
+        let bomb = deflate(&vec![0; 64 << 20]);
+        context.decompress(&bomb, &mut out).unwrap();
+        assert_eq!(out, [0; 65536]);
+        let error = context.decompress(&stream, &mut [0; 70001]).unwrap_err();
+        assert_eq!(error, "a deflate stream of 70000 bytes only");
+    }
+
+    #[test]
+    fn cut_or_damaged_streams_are_errors() {
+        let text = text(4096);
+        let stream = deflate(&text);
+        let mut context = Context::new();
+        let mut out = vec![0; text.len()];
+        for end in 0..stream.len() - 4 {
+            assert!(
+                context.decompress(&stream[..end], &mut out).is_err(),
+                "{end}"
+            );
+        }
+        let error = context.decompress(&[], &mut out).unwrap_err();
+        assert_eq!(error, "a deflate stream cut after 0 bytes");
+        for byte in 0..=255 {
+            // Anything but a panic.
+            let _ = context.decompress(&[byte; 300], &mut out);
+        }
+        context.decompress(&stream, &mut out).unwrap();
+        assert_eq!(out, text);
+    }
+}
