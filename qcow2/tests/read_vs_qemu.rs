@@ -9,7 +9,9 @@
 
 mod support;
 
-use qcow2::disk::{Disk, RawDisk};
+use std::sync::Arc;
+
+use qcow2::disk::{Disk, DiskExt, Extent, RawDisk};
 use support::{
     Qemu,
     disk::{
@@ -128,6 +130,63 @@ fn raw_files_with_holes() {
         qemu.img("create -q -f qcow2 -b r -F raw a");
         agree(&qemu, "a", "over raw", &mut random);
     }
+}
+
+#[test]
+fn snapshots_show_what_was() {
+    let Some(qemu) = Qemu::find() else { return };
+    let mut random = Random(6);
+    for options in [
+        "cluster_size=4096",
+        "cluster_size=65536,compression_type=zstd",
+        "extended_l2=on",
+        "compat=0.10",
+    ] {
+        written(&qemu, "a", options, 2 << 20, &mut random);
+        for name in ["first", "1", "zwei"] {
+            qemu.img(&format!("snapshot -c {name} a"));
+            scribble(&qemu, "a", 2 << 20, options, &mut random);
+        }
+        agree(&qemu, "a", options, &mut random);
+        let image = Arc::new(open(qemu.path("a")).unwrap());
+        let names: Vec<_> = image
+            .snapshots()
+            .unwrap()
+            .into_iter()
+            .map(|s| s.name)
+            .collect();
+        assert_eq!(names, [&b"first"[..], b"1", b"zwei"]);
+        // "1" is an ID, too, and that of another one.
+        for name in ["first", "1", "2", "zwei"] {
+            qemu.img(&format!("convert -l {name} -O raw a theirs"));
+            let disk = image.snapshot_disk(name.as_bytes()).unwrap();
+            let what = format!("{name} of {options}");
+            let bytes = read_all(&disk, &mut random);
+            assert_same_bytes(&bytes, &qemu.bytes("theirs"), &what);
+            let told: Vec<Extent> = disk.extents(0..disk.size()).map(Result::unwrap).collect();
+            for extent in told.iter().filter(|extent| extent.reads_as_zeros()) {
+                let range = extent.range();
+                let start = usize::try_from(range.start).unwrap();
+                let end = usize::try_from(range.end).unwrap();
+                assert!(bytes[start..end].iter().all(|byte| *byte == 0), "{what}");
+            }
+        }
+        assert!(image.snapshot_disk(b"none").is_err());
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_its_size() {
+    let Some(qemu) = Qemu::find() else { return };
+    qemu.img("create -q -f qcow2 a 1M");
+    qemu.io("a", &["write -P 1 0 1M"]);
+    qemu.img("snapshot -c one a");
+    qemu.img("resize -q a 2M");
+    qemu.io("a", &["write -P 2 512k 1M"]);
+    let image = Arc::new(open(qemu.path("a")).unwrap());
+    let disk = image.snapshot_disk(b"one").unwrap();
+    assert_eq!((image.size(), disk.size()), (2 << 20, 1 << 20));
+    assert_eq!(read_all(&disk, &mut Random(7)), vec![1; 1 << 20]);
 }
 
 #[test]

@@ -9,11 +9,13 @@ mod guest;
 mod header_switch;
 mod open;
 mod read;
+mod snapshots;
 
 use std::sync::Arc;
 
 pub use backing::{BackingPolicy, MAX_CHAIN};
 pub use open::{DataFilePolicy, OpenOptions, relative_to};
+pub use snapshots::SnapshotDisk;
 
 use crate::{
     Error, Geometry, Result,
