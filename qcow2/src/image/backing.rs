@@ -212,3 +212,6 @@ impl Image {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

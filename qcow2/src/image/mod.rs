@@ -10,6 +10,8 @@ mod header_switch;
 mod open;
 mod read;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
