@@ -1,4 +1,18 @@
-//! qcow2 images: on-disk structures, stored dirty bitmaps, checking, creation.
+//! qcow2 images: on-disk structures, the guest's disk, stored dirty bitmaps, checking,
+//! creation.
+//!
+//! ```no_run
+//! use qcow2::{BackingPolicy, OpenOptions, disk::{Disk, DiskExt}};
+//!
+//! let image = OpenOptions::new().backing(BackingPolicy::Follow).open("disk.qcow2")?;
+//! let mut boot_sector = [0; 512];
+//! image.read(0, &mut boot_sector)?;
+//! for extent in image.extents(0..image.size()) {
+//!     let extent = extent?;
+//!     println!("{:?}: {:?}", extent.range(), extent.kind);
+//! }
+//! # Ok::<(), qcow2::Error>(())
+//! ```
 
 pub mod addr;
 pub mod bitmap;

@@ -6,8 +6,9 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsStr,
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -36,7 +37,8 @@ pub enum BackingPolicy {
     Ignore,
     /// The file that the header names is opened, and the one behind it, …, if it is a
     /// plain name: no protocol, no `json:`. A relative one counts from the directory of
-    /// the image that names it. The format is the one that the header states; where it
+    /// the image that names it, or from the working directory with `file:` in front, as
+    /// for QEMU. The format is the one that the header states; where it
     /// states none, qcow2 is told from raw by the first bytes.
     Follow,
 }
@@ -101,7 +103,10 @@ impl OpenOptions {
         image: &Image,
         chain: &mut Chain,
     ) -> Result<Arc<dyn Disk>> {
-        let path = relative_to(path, name)?;
+        let path = match name.strip_prefix(b"file:") {
+            Some(name) => PathBuf::from(OsStr::from_bytes(name)),
+            None => relative_to(path, name)?,
+        };
         let lock = match self.lock_mode() {
             LockMode::None => LockMode::None,
             _ => LockMode::Read,

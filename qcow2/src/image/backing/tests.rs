@@ -65,6 +65,14 @@ fn a_backing_file_is_opened_only_if_the_caller_says_so() {
     assert_eq!(bytes, [7, 7, 0, 0, 0, 0]);
     let name = dir.path().join("base").display().to_string();
     assert_eq!(image.backing().unwrap().name(), name);
+    let path = make(
+        &dir,
+        "again",
+        2048,
+        Some((&format!("file:{name}"), Some("raw"))),
+    );
+    let image = follow().open(&path).unwrap();
+    assert_eq!(image.backing().unwrap().name(), name);
 }
 
 #[test]
@@ -136,7 +144,14 @@ fn loops_and_long_chains_are_refused() {
 #[test]
 fn names_that_are_no_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["json:{}", "nbd://localhost", "none", "/dev/null", "."] {
+    for name in [
+        "json:{}",
+        "nbd://localhost",
+        "none",
+        "file:",
+        "/dev/null",
+        ".",
+    ] {
         let path = make(&dir, "top", 512, Some((name, Some("raw"))));
         let message = refusal(follow().open(path));
         assert!(
