@@ -49,6 +49,11 @@ fn image() {
 }
 
 #[test]
+fn disk() {
+    replay("disk");
+}
+
+#[test]
 fn stream() {
     replay("stream");
 }

@@ -5,12 +5,14 @@
 //! in time and in memory that follow the input's size, and panics when something that
 //! was accepted does not hold.
 
+mod disk;
 mod image;
 mod layered;
 mod stream;
 
 use std::{fs, path::PathBuf};
 
+pub use disk::disk;
 pub use image::{directory_and_tables, header, image};
 pub use layered::layered;
 pub use stream::{apply, stream};
@@ -19,11 +21,12 @@ pub use stream::{apply, stream};
 pub type Body = fn(&[u8]);
 
 /// Name and body of every target; `fuzz/fuzz_targets/` has a file for each.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("header", header),
     ("directory_and_tables", directory_and_tables),
     ("layered", layered),
     ("image", image),
+    ("disk", disk),
     ("stream", stream),
     ("apply", apply),
 ];
@@ -41,7 +44,7 @@ pub fn seeds(target: &str) -> Vec<Input> {
         "header" => image::header_seeds(),
         "directory_and_tables" => image::directory_seeds(),
         "layered" => layered::seeds(),
-        "image" => image::image_seeds(),
+        "image" | "disk" => image::image_seeds(),
         "stream" => stream::seeds(),
         "apply" => stream::apply_seeds(),
         other => panic!("no target {other}"),
