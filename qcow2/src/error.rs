@@ -2,7 +2,7 @@
 //! this is not the format, it is valid but not supported, it is corrupt; and the
 //! fifth, that the request itself cannot be met.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use crate::{
     addr::{GuestOffset, HostOffset},
@@ -37,10 +37,10 @@ pub enum Error {
     },
 
     /// The file that an image names as its backing file can't be used.
-    #[error("Could not open backing file '{name}'")]
+    #[error("Could not open backing file '{}'", path.to_string_lossy().escape_debug())]
     Backing {
-        /// The name in the image, escaped.
-        name: String,
+        /// The file, or the name in the image if it leads to none.
+        path: PathBuf,
         /// Why not.
         #[source]
         source: Box<Error>,

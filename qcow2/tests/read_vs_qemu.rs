@@ -133,6 +133,36 @@ fn raw_files_with_holes() {
 }
 
 #[test]
+fn preallocated_metadata_has_holes_until_most_of_it_is_written() {
+    let Some(qemu) = Qemu::find() else { return };
+    for options in [
+        "cluster_size=65536",
+        "cluster_size=4096",
+        "cluster_size=65536,refcount_bits=1",
+        "cluster_size=65536,refcount_bits=64",
+        "cluster_size=16384,extended_l2=on",
+    ] {
+        let options = format!("{options},preallocation=metadata");
+        qemu.img(&format!("create -q -f qcow2 -o {options} a 8M"));
+        let mut found = Vec::new();
+        for part in 0..16 {
+            let image = open(qemu.path("a")).unwrap();
+            let ours = our_map(&image);
+            let what = format!("{options}, {part} of 16 parts");
+            assert_same_map(&ours, &their_map(&qemu, "a"), &what);
+            let hole = |e: &&(u64, u64, u64, bool, bool, bool, bool, Option<u64>)| e.4 && e.5;
+            found.push(ours.iter().filter(hole).count());
+            // Every other part, then those in between.
+            let at = part * 2 % 16 + part / 8;
+            qemu.io("a", &[&format!("write -P 7 {} 512k", at * 512 * 1024)]);
+        }
+        if !options.contains("extended_l2") {
+            assert!(found[8] > 5 && found[15] == 0, "{options}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn snapshots_show_what_was() {
     let Some(qemu) = Qemu::find() else { return };
     let mut random = Random(6);

@@ -30,6 +30,9 @@ pub struct Extent {
     /// data that is stored plainly, and of zeros and unallocated parts for which a
     /// cluster stands ready.
     pub host: Option<HostOffset>,
+    /// Whether the data is a hole of its file, and so zeros; only told where it was asked
+    /// for, see [`DiskExt::extents_and_holes`](super::DiskExt::extents_and_holes).
+    pub hole: bool,
     /// The layer that decided: 0 is the disk that was asked, 1 its backing file, …
     /// Of an unallocated extent it is the last layer that is long enough.
     pub depth: u32,
@@ -51,7 +54,7 @@ impl Extent {
     /// Whether it reads as zeros, as far as is known without reading.
     #[must_use]
     pub const fn reads_as_zeros(&self) -> bool {
-        !matches!(self.kind, ExtentKind::Data)
+        self.hole || !matches!(self.kind, ExtentKind::Data)
     }
 
     /// Makes it longer by `next` if that adjoins it and says the same, in the file as
@@ -64,7 +67,8 @@ impl Extent {
         };
         let same = adjoining
             && self.end() == next.start.0
-            && (self.kind, self.compressed, self.depth) == (next.kind, next.compressed, next.depth);
+            && (self.kind, self.compressed, self.hole, self.depth)
+                == (next.kind, next.compressed, next.hole, next.depth);
         if same {
             self.length = self.length.saturating_add(next.length);
         }
@@ -97,6 +101,7 @@ mod tests {
             kind: ExtentKind::Data,
             compressed: false,
             host: host.map(HostOffset),
+            hole: false,
             depth: 0,
         }
     }
@@ -109,6 +114,10 @@ mod tests {
         assert!(!joins(data(10, 5, Some(111))));
         assert!(!joins(data(10, 5, None)));
         assert!(!joins(data(11, 5, Some(110))));
+        assert!(!joins(Extent {
+            hole: true,
+            ..data(10, 5, Some(110))
+        }));
         assert!(!joins(Extent {
             depth: 1,
             ..data(10, 5, Some(110))

@@ -121,6 +121,7 @@ mod tests {
                 },
                 compressed: false,
                 host: None,
+                hole: false,
                 depth: 0,
             });
             Ok(())

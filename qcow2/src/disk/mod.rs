@@ -17,12 +17,14 @@
 
 mod extent;
 mod extents;
+mod holes;
 mod raw;
 
 use std::{fmt, ops::Range, sync::Arc};
 
 pub use extent::{Extent, ExtentKind};
 pub use extents::Extents;
+pub use holes::ExtentsAndHoles;
 pub use raw::RawDisk;
 
 use crate::{Error, Result, addr::GuestOffset, io::Storage};
@@ -64,6 +66,15 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn backing(&self) -> Option<&Arc<dyn Disk>> {
         None
     }
+
+    /// Whether much of the space that the extents of data claim isn't there, so that it is
+    /// worth to ask the file for holes: as after preallocation of metadata.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn has_holes(&self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// What every [`Disk`] can do beyond what each does in its way.
@@ -72,6 +83,10 @@ pub trait DiskExt: Disk {
     /// same are one. A part that can't be told is an error in its place, after which
     /// the others follow.
     fn extents(&self, range: Range<u64>) -> Extents<'_, Self>;
+
+    /// As [`extents`](Self::extents), and data of layers that [have
+    /// holes](Disk::has_holes) is told apart by them.
+    fn extents_and_holes(&self, range: Range<u64>) -> ExtentsAndHoles<'_, Self>;
 
     /// Checks that `len` bytes at `offset` are within the disk.
     ///
@@ -92,6 +107,10 @@ pub trait DiskExt: Disk {
 impl<D: Disk + ?Sized> DiskExt for D {
     fn extents(&self, range: Range<u64>) -> Extents<'_, Self> {
         Extents::new(self, range)
+    }
+
+    fn extents_and_holes(&self, range: Range<u64>) -> ExtentsAndHoles<'_, Self> {
+        ExtentsAndHoles::new(self, range)
     }
 }
 

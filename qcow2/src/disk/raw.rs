@@ -69,6 +69,7 @@ impl Disk for RawDisk {
                 kind,
                 compressed: false,
                 host: Some(HostOffset(at)),
+                hole: false,
                 depth: 0,
             });
         };

@@ -82,6 +82,26 @@ pub fn get(block: &[u8], order: u32, index: usize) -> Option<u64> {
     }
 }
 
+/// How many of the first `entries` refcounts of `block` aren't 0; 0 if `order` is above 6.
+#[must_use]
+pub fn count_in_use(block: &[u8], order: u32, entries: usize) -> usize {
+    fn count<const BYTES: usize>(block: &[u8], entries: usize) -> usize {
+        let (list, _) = block.as_chunks::<BYTES>();
+        let list = list.get(..entries).unwrap_or(list);
+        list.iter().filter(|entry| **entry != [0; BYTES]).count()
+    }
+    match order {
+        3 => count::<1>(block, entries),
+        4 => count::<2>(block, entries),
+        5 => count::<4>(block, entries),
+        6 => count::<8>(block, entries),
+        _ => (0..entries)
+            .map_while(|index| get(block, order, index))
+            .filter(|value| *value != 0)
+            .count(),
+    }
+}
+
 /// Sets refcount `index` of `block`. Returns `false`, and changes nothing, past the
 /// end of `block`, if `order` is above 6, or if `value` doesn't fit the width.
 #[must_use]
@@ -176,6 +196,16 @@ mod tests {
         }
         assert!(!set(&mut [0; 8], 6, 1, 0));
         assert!(!set(&mut [0; 8], 7, 0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn those_in_use_are_counted(block: Vec<u8>, order in 0_u32..7, entries in 0_usize..40) {
+            let block: Vec<u8> = block.into_iter().map(|byte| byte & 1).collect();
+            let get = |index| get(&block, order, index);
+            let one_by_one = (0..entries).filter(|index| get(*index).is_some_and(|n| n != 0));
+            prop_assert_eq!(count_in_use(&block, order, entries), one_by_one.count());
+        }
     }
 
     proptest! {

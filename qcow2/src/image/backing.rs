@@ -87,7 +87,7 @@ impl OpenOptions {
         if follow && let Some(name) = image.backing_name() {
             let disk = self.open_backing(&path, name, &image, chain);
             let disk = disk.map_err(|source| Error::Backing {
-                name: name.escape_ascii().to_string(),
+                path: backing_path(&path, name).unwrap_or_else(|_| OsStr::from_bytes(name).into()),
                 source: Box::new(source),
             })?;
             image.guest.backing = Backing::Open(disk);
@@ -103,10 +103,7 @@ impl OpenOptions {
         image: &Image,
         chain: &mut Chain,
     ) -> Result<Arc<dyn Disk>> {
-        let path = match name.strip_prefix(b"file:") {
-            Some(name) => PathBuf::from(OsStr::from_bytes(name)),
-            None => relative_to(path, name)?,
-        };
+        let path = backing_path(path, name)?;
         let lock = match self.lock_mode() {
             LockMode::None => LockMode::None,
             _ => LockMode::Read,
@@ -167,6 +164,14 @@ impl OpenOptions {
             )));
         }
         Ok(file)
+    }
+}
+
+/// The file that the image at `path` calls `name`.
+fn backing_path(path: &Path, name: &[u8]) -> Result<PathBuf> {
+    match name.strip_prefix(b"file:") {
+        Some(name) => Ok(OsStr::from_bytes(name).into()),
+        None => relative_to(path, name),
     }
 }
 

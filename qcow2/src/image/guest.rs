@@ -33,6 +33,7 @@ pub(crate) struct Guest {
     pub(super) decompressor: Decompressor,
     pub(super) clusters: ClusterCache,
     pub(super) backing: Backing,
+    has_holes: OnceLock<bool>,
 }
 
 /// The disk that unallocated clusters are read from.
@@ -60,6 +61,7 @@ impl Guest {
             decompressor: Decompressor::new(header.compression_type),
             clusters: ClusterCache::default(),
             backing,
+            has_holes: OnceLock::new(),
         }
     }
 }
@@ -156,6 +158,7 @@ impl View<'_> {
             kind,
             compressed: matches!(mapped, Mapped::Compressed { .. }),
             host,
+            hole: false,
             depth: 0,
         }
     }
@@ -228,5 +231,13 @@ impl Disk for Image {
 
     fn backing(&self) -> Option<&Arc<dyn Disk>> {
         self.open_backing().ok().flatten()
+    }
+
+    fn has_holes(&self) -> Result<bool> {
+        if let Some(has_holes) = self.guest.has_holes.get() {
+            return Ok(*has_holes);
+        }
+        let has_holes = self.clusters_lack_space()?;
+        Ok(*self.guest.has_holes.get_or_init(|| has_holes))
     }
 }

@@ -7,6 +7,7 @@ mod entries;
 mod extents;
 mod guest;
 mod header_switch;
+mod holes;
 mod open;
 mod read;
 mod snapshots;

@@ -200,4 +200,8 @@ impl Disk for SnapshotDisk {
     fn backing(&self) -> Option<&Arc<dyn Disk>> {
         self.image.backing()
     }
+
+    fn has_holes(&self) -> Result<bool> {
+        self.image.has_holes()
+    }
 }

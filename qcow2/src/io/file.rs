@@ -322,6 +322,10 @@ impl Storage for FileStorage {
         self.file.metadata().map(|m| m.blocks().saturating_mul(512))
     }
 
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn next_data(&self, range: Range<u64>) -> io::Result<Range<u64>> {
         use rustix::fs::SeekFrom::{Data, Hole};
         if self.is_block_device || range.is_empty() {

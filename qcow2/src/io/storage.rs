@@ -1,6 +1,6 @@
 //! [`Storage`]: what an image needs from the thing that holds its bytes.
 
-use std::{fmt, io, ops::Range};
+use std::{fmt, io, ops::Range, path::Path};
 
 use positioned_io::ReadAt;
 
@@ -36,6 +36,11 @@ pub trait Storage: ReadAt + fmt::Debug + Send + Sync {
 
     /// Bytes that the storage really takes up (`st_blocks × 512`; 0 for block devices).
     fn allocated_bytes(&self) -> io::Result<u64>;
+
+    /// The name under which it was opened, of a file or a device.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 
     /// The first stretch of `range` that may hold anything but zeros; empty if none
     /// does. The bytes before it read as zeros. Where this can't be told it is all of

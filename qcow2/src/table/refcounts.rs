@@ -159,6 +159,27 @@ impl<'a> Refcounts<'a> {
             .unwrap_or(0))
     }
 
+    /// Whether at least `many` of the first `clusters` clusters are in use. Refcount blocks
+    /// that can't be are counted as if they were not there.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn at_least_in_use(&mut self, clusters: u64, many: u64) -> Result<bool> {
+        let entries = self.geometry.refcount_block_entries();
+        let order = self.geometry.refcount_order();
+        let (mut first, mut count) = (0, 0);
+        while first < clusters && count < many {
+            let here = usize::try_from(entries.min(clusters - first)).unwrap_or(usize::MAX);
+            count += match self.block(first / entries) {
+                Ok(Some(block)) => refcount::count_in_use(block, order, here) as u64,
+                Ok(None) | Err(Error::Corrupt { .. }) => 0,
+                Err(error) => return Err(error),
+            };
+            first += entries;
+        }
+        Ok(count >= many)
+    }
+
     /// Adds a fresh block (all zeros) with this index at `host`. It becomes part
     /// of the table with [`write_table_entries`](Self::write_table_entries).
     pub(super) fn add_block(&mut self, index: u64, host: HostOffset) {

@@ -59,7 +59,7 @@ pub(crate) fn our_map(disk: &(impl Disk + ?Sized)) -> Vec<Mapped> {
             e.host.map(|host| host.get()),
         )
     };
-    disk.extents(0..u64::MAX)
+    disk.extents_and_holes(0..u64::MAX)
         .map(|extent| mapped(extent.unwrap()))
         .collect()
 }
