@@ -4,7 +4,9 @@
 //! walk     visits every reference to every cluster and says who refers to it
 //! counts   how often each cluster was referred to, packed as refcount blocks are
 //! stored   the image's own refcounts
-//! compare  the check itself: counts against stored refcounts, then the copied flags
+//! checker  the check itself: the order of the passes
+//! compare  counts against stored refcounts
+//! copied   the copied flags against refcounts
 //! finding  what is wrong, in the words of `qemu-img check`
 //! report   the sums
 //! ```
@@ -19,7 +21,9 @@
 //! the order of the guest and describe it, looking at the noted tables alone. A sound
 //! image, and that is nearly every one, is read once and sequentially.
 
+mod checker;
 mod compare;
+mod copied;
 mod counts;
 mod finding;
 mod report;
@@ -27,7 +31,7 @@ mod stored;
 mod walk;
 mod watch;
 
-pub use compare::{CheckOptions, check};
+pub use checker::{CheckOptions, check};
 pub use finding::{Finding, Severity};
 pub use report::{CheckFailed, CheckReport, Verdict};
 pub use walk::{Clusters, CopiedFlag, Metadata, Referrer, Visitor, walk};
