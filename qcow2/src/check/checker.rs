@@ -7,6 +7,7 @@ use super::{
     finding::Finding,
     report::{CheckFailed, CheckReport},
     stored::Stored,
+    survey::Survey,
     walk::{
         Clusters, CopiedFlag, Metadata, Order, ReadTables, Referrer, Visitor, walk_refcounts,
         walk_structures,
@@ -40,34 +41,27 @@ pub fn check(
     options: CheckOptions,
     found: &mut dyn FnMut(&Finding),
 ) -> Result<CheckReport, CheckFailed> {
-    let geometry = metadata.geometry;
-    let file_end = metadata.file_end()?;
-    let in_file = geometry.clusters_for(file_end);
-    let mut checker = Checker {
-        metadata,
-        stored: Stored::read(metadata)?,
-        counts: Counts::new(geometry, in_file),
-        in_file,
-        limit: file_end
-            .checked_next_multiple_of(512)
-            .and_then(|end| end.checked_add(geometry.cluster_size()))
-            .unwrap_or(u64::MAX),
-        pass: Pass::Count,
-        trouble: false,
-        any_trouble: false,
-        bad_copied: false,
-        overflowed: false,
-        bad_tables: Vec::new(),
-        signalled: false,
-        findings: 0,
-        report: CheckReport {
-            total_clusters: geometry.clusters_for(metadata.header.size),
-            ..CheckReport::default()
-        },
-        found,
-    };
-    checker.run(options)?;
+    let mut tell = |finding: &Finding, _: Fate| found(finding);
+    let mut checker = Checker::new(metadata, &mut tell)?;
+    checker.count_structures()?;
+    checker.count_refcounts()?;
+    checker.compare()?;
+    if checker.bad_copied {
+        judge_flags(metadata, &mut checker)?;
+    }
+    if options.bitmaps {
+        checker.note_bitmaps()?;
+    }
     Ok(checker.report)
+}
+
+/// What becomes of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It stays as it is.
+    Found,
+    /// It is repaired.
+    Repaired,
 }
 
 /// What a [`Checker`] does with what it is told.
@@ -90,7 +84,7 @@ pub(super) struct Checker<'a> {
     pub(super) in_file: u64,
     /// Where a reference must end before: less than a cluster beyond the file, whose
     /// end QEMU rounds up to a sector.
-    limit: u64,
+    pub(super) limit: u64,
     pass: Pass,
     /// Something is wrong in the table at hand.
     trouble: bool,
@@ -104,7 +98,10 @@ pub(super) struct Checker<'a> {
     pub(super) signalled: bool,
     findings: u64,
     pub(super) report: CheckReport,
-    found: &'a mut dyn FnMut(&Finding),
+    /// Corruptions that are mended.
+    pub(super) mended: u64,
+    pub(super) survey: Survey,
+    tell: &'a mut dyn FnMut(&Finding, Fate),
 }
 
 impl Visitor for Checker<'_> {
@@ -119,10 +116,13 @@ impl Visitor for Checker<'_> {
             .get()
             .checked_add(bytes)
             .filter(|end| *end <= i64::MAX as u64);
+        let first = geometry.host_cluster(offset).get();
         match end.filter(|end| *end < self.limit) {
             Some(end) if self.pass != Pass::Describe => {
-                let first = geometry.host_cluster(offset).get();
                 let last = geometry.host_cluster(HostOffset(end - 1)).get();
+                if self.pass == Pass::Count {
+                    self.survey.note(by, first..last + 1);
+                }
                 for cluster in first..=last {
                     if !self.counts.add(cluster, times) {
                         self.overflow(cluster);
@@ -130,10 +130,18 @@ impl Visitor for Checker<'_> {
                 }
             }
             Some(_) => {}
-            None => self.problem(Finding::ExceedsEnd {
-                offset: offset.get(),
-                bytes,
-            }),
+            None => {
+                let after = geometry.clusters_for(offset.get().saturating_add(bytes));
+                self.survey.note_beyond(self.in_file, first..after);
+                let finding = Finding::ExceedsEnd {
+                    offset: offset.get(),
+                    bytes,
+                };
+                match by {
+                    Referrer::RefcountTable => self.misplaced_refcount_table(&finding),
+                    _ => self.problem(finding),
+                }
+            }
         }
         if let Referrer::RefcountBlock(index) = by {
             let references = self.counts.get(geometry.host_cluster(offset).get());
@@ -147,9 +155,42 @@ impl Visitor for Checker<'_> {
     fn problem(&mut self, finding: Finding) {
         self.trouble = true;
         self.any_trouble = true;
-        if self.pass != Pass::Count {
-            self.emit(&finding);
+        if self.pass == Pass::Count {
+            return;
         }
+        match finding {
+            Finding::SnapshotIncomplete { .. } if self.survey.mend => {
+                self.survey.snapshots_incomplete = true;
+                // A table that was read in the wrong places may look like this.
+                self.survey.lost = true;
+                self.mend(&finding);
+            }
+            Finding::RefcountBlockOutside { .. } if self.survey.mend => self.mend(&finding),
+            _ => self.emit(&finding),
+        }
+    }
+
+    #[cold]
+    fn misplaced_preallocation(&mut self, offset: HostOffset) -> bool {
+        let finding = Finding::ClusterUnaligned {
+            offset: offset.get(),
+            data: false,
+        };
+        if self.pass != Pass::Count {
+            let (mended, first) = self.survey.mend_entry(self.metadata.geometry);
+            if mended {
+                if first {
+                    self.mend(&finding);
+                }
+                return true;
+            }
+        }
+        self.problem(finding);
+        false
+    }
+
+    fn enter_l2_table(&mut self, offset: HostOffset) {
+        self.survey.enter_l2_table(offset);
     }
 
     #[inline]
@@ -190,32 +231,76 @@ impl Visitor for Checker<'_> {
     }
 }
 
-impl Checker<'_> {
-    fn run(&mut self, options: CheckOptions) -> Result<(), CheckFailed> {
-        let metadata = self.metadata;
-        let counted = walk_structures(metadata, self, Order::OfFile);
-        match counted {
+impl<'a> Checker<'a> {
+    /// What a check of `metadata` starts with.
+    pub(super) fn new(
+        metadata: &'a Metadata<'a>,
+        tell: &'a mut dyn FnMut(&Finding, Fate),
+    ) -> Result<Self, CheckFailed> {
+        let geometry = metadata.geometry;
+        let file_end = metadata.file_end()?;
+        let in_file = geometry.clusters_for(file_end);
+        Ok(Self {
+            metadata,
+            stored: Stored::read(metadata)?,
+            counts: Counts::new(geometry, in_file),
+            in_file,
+            limit: file_end
+                .checked_next_multiple_of(512)
+                .and_then(|end| end.checked_add(geometry.cluster_size()))
+                .unwrap_or(u64::MAX),
+            pass: Pass::Count,
+            trouble: false,
+            any_trouble: false,
+            bad_copied: false,
+            overflowed: false,
+            bad_tables: Vec::new(),
+            signalled: false,
+            findings: 0,
+            report: CheckReport {
+                total_clusters: geometry.clusters_for(metadata.header.size),
+                ..CheckReport::default()
+            },
+            mended: 0,
+            survey: Survey::default(),
+            tell,
+        })
+    }
+
+    /// Counts the references of everything but the refcount table, and says what is
+    /// wrong with it.
+    pub(super) fn count_structures(&mut self) -> Result<(), CheckFailed> {
+        match walk_structures(self.metadata, self, Order::OfFile) {
             // What the description will come to as well, and tell in its place.
             Err(failed) if self.any_trouble && !failed.at_once => {
+                self.survey.mend = false;
                 // L2 tables may not have been looked at when it ended.
                 self.describe(true)?;
-                return Err(failed);
+                Err(failed)
             }
-            Err(failed) => return Err(failed),
-            Ok(()) if self.any_trouble => self.describe(false)?,
-            Ok(()) => {}
+            Ok(()) if self.any_trouble => {
+                self.survey.sort();
+                self.describe(false)
+            }
+            counted => counted,
         }
+    }
+
+    /// Counts them again, after a change, without a word.
+    pub(super) fn count_structures_again(&mut self) -> Result<(), CheckFailed> {
+        self.pass = Pass::Count;
+        self.counts = Counts::new(self.metadata.geometry, self.in_file);
+        self.bad_copied = false;
+        self.report.allocated_clusters = 0;
+        self.report.fragmented_clusters = 0;
+        self.report.compressed_clusters = 0;
+        walk_structures(self.metadata, self, Order::OfFile)
+    }
+
+    /// Counts the references of the refcount table, once all others are counted.
+    pub(super) fn count_refcounts(&mut self) -> Result<(), CheckFailed> {
         self.pass = Pass::CountAndDescribe;
-        walk_refcounts(metadata, self)?;
-        self.compare()?;
-        if self.bad_copied {
-            judge_flags(metadata, self)?;
-        }
-        if options.bitmaps {
-            self.note_bitmaps()
-        } else {
-            Ok(())
-        }
+        walk_refcounts(self.metadata, self)
     }
 
     /// Goes through the image in the order of the guest for the sake of the findings:
@@ -247,10 +332,29 @@ impl Checker<'_> {
     }
 
     pub(super) fn emit(&mut self, finding: &Finding) {
-        self.findings += 1;
         self.report.count(finding);
+        self.survey.judge(finding);
+        self.say(finding, Fate::Found);
+    }
+
+    /// Tells of a corruption that is mended.
+    fn mend(&mut self, finding: &Finding) {
+        self.mended += 1;
+        self.say(finding, Fate::Repaired);
+    }
+
+    /// A refcount table that isn't in the file hides nothing but refcounts.
+    fn misplaced_refcount_table(&mut self, finding: &Finding) {
+        self.report.count(finding);
+        self.survey.structure += 1;
+        self.say(finding, Fate::Found);
+    }
+
+    /// Tells of `finding` without counting it.
+    pub(super) fn say(&mut self, finding: &Finding, fate: Fate) {
+        self.findings += 1;
         if self.findings <= MAX_FINDINGS {
-            (self.found)(finding);
+            (self.tell)(finding, fate);
         }
     }
 
@@ -263,7 +367,7 @@ impl Checker<'_> {
         )))
     }
 
-    fn note_bitmaps(&mut self) -> Result<(), CheckFailed> {
+    pub(super) fn note_bitmaps(&mut self) -> Result<(), CheckFailed> {
         // What is wrong with the directory has been told by the walk.
         let Ok(Some((extension, directory))) = self.metadata.bitmap_directory()? else {
             return Ok(());

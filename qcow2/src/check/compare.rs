@@ -1,7 +1,11 @@
 //! The counted references against the stored refcounts.
 
 use super::{
-    checker::Checker, counts::Block, finding::Finding, report::CheckFailed, stored::NoRefcount,
+    checker::Checker,
+    counts::{Block, Counts},
+    finding::Finding,
+    report::CheckFailed,
+    stored::{NoRefcount, Stored},
 };
 use crate::{addr::HostOffset, format::refcount};
 
@@ -12,20 +16,9 @@ impl Checker<'_> {
         let entries = geometry.refcount_block_entries();
         let order = geometry.refcount_order();
         let clusters = self.counts.clusters();
-        let in_file = clusters.div_ceil(entries);
-        let dense = self
-            .stored
-            .len()
-            .max(self.counts.dense_blocks())
-            .min(in_file);
-        let sparse: Vec<u64> = self
-            .counts
-            .sparse_blocks()
-            .filter(|b| *b < in_file)
-            .collect();
         let mut highest = 0;
         let mut room = Vec::new();
-        for block in (0..dense).chain(sparse) {
+        for block in compared_blocks(&self.counts, &self.stored) {
             let first = block * entries;
             let count = entries.min(clusters - first);
             let counted = self.counts.block(block);
@@ -94,6 +87,18 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+/// The refcount blocks, there or not, with the refcounts of what is in the file.
+pub(super) fn compared_blocks(
+    counts: &Counts,
+    stored: &Stored,
+) -> impl Iterator<Item = u64> + use<> {
+    let in_file = counts.clusters().div_ceil(counts.block_entries());
+    let dense = stored.len().max(counts.dense_blocks());
+    let sparse: Vec<u64> = counts.sparse_blocks().collect();
+    let all = (0..dense.min(in_file)).chain(sparse);
+    all.filter(move |block| *block < in_file)
 }
 
 /// The last of the first `count` numbers of a refcount block that isn't 0.

@@ -23,8 +23,9 @@ pub(super) trait Flags {
     /// The flag of this L1 entry, with that index, is wrong.
     fn l1(&mut self, index: u64, entry: L1Entry, refcount: u64) -> Result<(), CheckFailed>;
 
-    /// The flag of this L2 entry, which starts `at` bytes into its table, is wrong.
-    fn l2(&mut self, at: usize, entry: L2Entry, refcount: u64);
+    /// The flag of this L2 entry, which starts `at` bytes into the table at `table`, is
+    /// wrong.
+    fn l2(&mut self, table: HostOffset, at: usize, entry: L2Entry, refcount: u64);
 
     /// All entries of the L2 table at `offset`, whose bytes these are, have been seen.
     fn l2_table(&mut self, offset: HostOffset, table: &mut [u8]) -> Result<(), CheckFailed>;
@@ -58,12 +59,12 @@ pub(super) fn judge_flags<F: Flags>(
         }
         budget.spend(geometry.l2_entries())?;
         metadata.read("an L2 table", offset.get(), &mut table)?;
-        judge_table(metadata, &table, flags);
+        judge_table(metadata, offset, &table, flags);
         flags.l2_table(offset, &mut table)
     })
 }
 
-fn judge_table<F: Flags>(metadata: &Metadata<'_>, table: &[u8], flags: &mut F) {
+fn judge_table<F: Flags>(metadata: &Metadata<'_>, offset: HostOffset, table: &[u8], flags: &mut F) {
     let geometry = metadata.geometry;
     let data_file = metadata.header.has_data_file();
     let mut judge = |index: usize, size: usize, entry: L2Entry| {
@@ -76,7 +77,7 @@ fn judge_table<F: Flags>(metadata: &Metadata<'_>, table: &[u8], flags: &mut F) {
         };
         match refcount {
             Ok(refcount) if (refcount == 1) != entry.copied() => {
-                flags.l2(index * size, entry, refcount);
+                flags.l2(offset, index * size, entry, refcount);
             }
             Ok(_) => {}
             Err(why) => flags.unknown(why),
@@ -113,7 +114,7 @@ impl Flags for Checker<'_> {
         Ok(())
     }
 
-    fn l2(&mut self, _: usize, entry: L2Entry, stored: u64) {
+    fn l2(&mut self, _: HostOffset, _: usize, entry: L2Entry, stored: u64) {
         let entry = entry.0;
         self.emit(&Finding::L2Copied { entry, stored });
     }

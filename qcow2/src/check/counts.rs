@@ -66,6 +66,11 @@ impl Counts {
         self.clusters
     }
 
+    /// Counts in a block.
+    pub(super) const fn block_entries(&self) -> u64 {
+        self.geometry.refcount_block_entries()
+    }
+
     /// Index of the block with `cluster`'s count, and the count's index in it.
     #[allow(clippy::cast_possible_truncation, reason = "masked to less than 2^24")]
     const fn place(&self, cluster: u64) -> (u64, usize) {

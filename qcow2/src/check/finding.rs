@@ -228,6 +228,27 @@ impl Finding {
         }
     }
 
+    /// Whether this may be a reference that has become unrecognizable, so that clusters
+    /// without a reference may be somebody's.
+    #[must_use]
+    pub const fn hides_references(&self) -> bool {
+        !matches!(
+            self,
+            Self::RefcountOverflow { .. }
+                | Self::RefcountTableReserved { .. }
+                | Self::RefcountBlockUnaligned { .. }
+                | Self::RefcountBlockOutside { .. }
+                | Self::RefcountBlockShared { .. }
+                | Self::RefcountBlockNeeded { .. }
+                | Self::RefcountUnreadable { .. }
+                | Self::RefcountWrong { .. }
+                | Self::L1Copied { .. }
+                | Self::L2Copied { .. }
+                | Self::BitmapInUse { .. }
+                | Self::BitmapsVoid { .. }
+        )
+    }
+
     /// Whether `qemu-img` prints its own name in front of the line.
     #[must_use]
     pub const fn names_the_program(&self) -> bool {

@@ -8,6 +8,8 @@
 //! compare  counts against stored refcounts
 //! copied   the copied flags against refcounts
 //! finding  what is wrong, in the words of `qemu-img check`
+//! survey   what else a repair has to know
+//! repair   from findings to an image without them
 //! report   the sums
 //! ```
 //!
@@ -26,13 +28,17 @@ mod compare;
 mod copied;
 mod counts;
 mod finding;
+mod ranges;
+mod repair;
 mod report;
 mod stored;
+mod survey;
 mod walk;
 mod watch;
 
-pub use checker::{CheckOptions, check};
+pub use checker::{CheckOptions, Fate, check};
 pub use finding::{Finding, Severity};
+pub use repair::{Fixed, Repair, RepairEvent, RepairReport, repair};
 pub use report::{CheckFailed, CheckReport, Verdict};
 pub use walk::{Clusters, CopiedFlag, Metadata, Referrer, Visitor, walk};
 pub(crate) use watch::Watch;

@@ -118,6 +118,21 @@ impl CheckFailed {
     }
 }
 
+impl CheckFailed {
+    /// Writing failed while doing `action`; the reason is the system's.
+    pub(super) fn writing(action: String) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let text = source.to_string();
+            let reason = text.split(" (os error").next().unwrap_or_default();
+            Self {
+                reason: reason.to_owned(),
+                source: Some(Error::io(action)(source)),
+                at_once: true,
+            }
+        }
+    }
+}
+
 impl From<CheckFailed> for Error {
     fn from(failed: CheckFailed) -> Self {
         let text = failed.to_string();

@@ -16,6 +16,7 @@ use crate::{
 pub(super) use l1::{Order, ReadTables};
 pub use l2::Clusters;
 use l2::L2Scan;
+pub(super) use snapshots::for_each as for_each_snapshot;
 
 /// Bytes of a table that are read at once.
 const PIECE: u64 = 1 << 20;
@@ -99,8 +100,22 @@ pub trait Visitor {
     /// Something is wrong with what refers to clusters. The walk goes on.
     fn problem(&mut self, finding: Finding);
 
+    /// An L2 entry of a cluster that reads as zeros names a preallocated cluster which
+    /// isn't at a cluster boundary. Whether the entry is taken as one without a cluster.
+    fn misplaced_preallocation(&mut self, offset: HostOffset) -> bool {
+        let offset = offset.get();
+        self.problem(Finding::ClusterUnaligned {
+            offset,
+            data: false,
+        });
+        false
+    }
+
     /// An entry of an active L1 or L2 table has, or lacks, the copied flag.
     fn copied(&mut self, _flag: CopiedFlag) {}
+
+    /// The entries of the L2 table at `offset` follow.
+    fn enter_l2_table(&mut self, _offset: HostOffset) {}
 
     /// An L2 table has been visited: `clusters` says what it maps, which counts as
     /// often as the active L1 table refers to it.

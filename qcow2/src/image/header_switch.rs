@@ -20,7 +20,7 @@ const SECTOR: usize = 512;
 const HEADER: usize = 104;
 
 /// Writes `next` over `current`, and returns once it is on stable storage.
-pub(super) fn switch(storage: &dyn Storage, current: &HeaderArea, next: &HeaderArea) -> Result<()> {
+pub(crate) fn switch(storage: &dyn Storage, current: &HeaderArea, next: &HeaderArea) -> Result<()> {
     let (old, new) = (current.encode(), next.encode());
     let Some(changed) = changed_sectors(&old, &new) else {
         return Ok(());

@@ -6,7 +6,7 @@ pub mod create;
 mod entries;
 mod extents;
 mod guest;
-mod header_switch;
+pub(crate) mod header_switch;
 mod holes;
 mod open;
 mod read;

@@ -93,6 +93,15 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
+    /// The line that `qemu-img check -r` prints when it repairs this.
+    pub(in crate::check) fn fmt_repaired(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.to_string();
+        let what = ["ERROR ", "Leaked "]
+            .iter()
+            .find_map(|word| line.strip_prefix(word));
+        write!(f, "Repairing {}", what.unwrap_or(&line))
+    }
+
     fn fmt_mapping(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ExceedsEnd { offset, bytes } => {

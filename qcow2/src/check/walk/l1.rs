@@ -264,6 +264,7 @@ impl Walk<'_> {
                 active: table.active,
                 snapshots: table.snapshots,
             };
+            visitor.enter_l2_table(table.offset);
             let clusters = scan.scan(bytes.unwrap_or_default(), visitor);
             visitor.l2_table(table.offset, &clusters, table.active);
         }

@@ -91,19 +91,21 @@ impl Scan<'_> {
         if bitmap.is_some_and(|bitmap| bitmap.invalid() != 0) {
             visitor.problem(Finding::SubclustersInvalid { offset: host.get() });
         }
+        if !self.scan.geometry.is_aligned(host) {
+            let data = bitmap.map_or(!entry.reads_as_zeros(), |bitmap| bitmap.allocated() != 0);
+            let offset = host.get();
+            if data {
+                visitor.problem(Finding::ClusterUnaligned { offset, data });
+            } else if visitor.misplaced_preallocation(host) {
+                return;
+            }
+        }
         self.clusters.allocated += 1;
         if self.next != 0 && self.next != host.get() {
             self.clusters.fragmented += 1;
         }
         let cluster_size = self.scan.geometry.cluster_size();
         self.next = host.get() + cluster_size;
-        if !self.scan.geometry.is_aligned(host) {
-            let data = bitmap.map_or(!entry.reads_as_zeros(), |bitmap| bitmap.allocated() != 0);
-            visitor.problem(Finding::ClusterUnaligned {
-                offset: host.get(),
-                data,
-            });
-        }
         let in_data_file = self.scan.data_file;
         if !in_data_file {
             let kind = |active| Referrer::Data { active };

@@ -85,7 +85,7 @@ fn after_padding(end: u64) -> u64 {
 }
 
 /// Calls `each` with every snapshot of a table that [`check_table`] let through.
-pub(super) fn for_each(
+pub(in crate::check) fn for_each(
     metadata: &Metadata<'_>,
     mut each: impl FnMut(u32, Snapshot) -> Result<(), CheckFailed>,
 ) -> Result<(), CheckFailed> {
