@@ -25,6 +25,8 @@ pub(crate) enum Use {
     Read,
     /// It is checked: also images that can't be used otherwise are opened.
     Check,
+    /// As that, and repaired.
+    Repair,
     /// Its bitmaps are edited.
     Edit,
 }
@@ -33,7 +35,7 @@ impl Use {
     fn access(self) -> Access {
         match self {
             Self::Info | Self::Read | Self::Check => Access::ReadOnly,
-            Self::Edit => Access::ReadWrite,
+            Self::Repair | Self::Edit => Access::ReadWrite,
         }
     }
 
@@ -41,7 +43,7 @@ impl Use {
         match self {
             Self::Info => LockMode::Info,
             Self::Read | Self::Check => LockMode::Read,
-            Self::Edit => LockMode::ReadWrite,
+            Self::Repair | Self::Edit => LockMode::ReadWrite,
         }
     }
 
@@ -73,7 +75,7 @@ pub(crate) struct Opened {
 pub(crate) enum Content {
     /// A qcow2 image.
     Qcow2(Box<Image>),
-    /// A qcow2 image opened for [`Use::Check`].
+    /// A qcow2 image opened for [`Use::Check`] or [`Use::Repair`].
     Checkable(Box<Checkable>),
     /// A disk as it is.
     Raw,
@@ -171,7 +173,7 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
         None => probe(&file)?,
     };
     let content = match driver {
-        Driver::Qcow2 if what_for == Use::Check => {
+        Driver::Qcow2 if matches!(what_for, Use::Check | Use::Repair) => {
             Content::Checkable(Box::new(Checkable::new(file).map_err(failed)?))
         }
         Driver::Qcow2 => {

@@ -16,4 +16,5 @@ mod images;
 mod info;
 mod locks;
 mod pair;
+mod repair;
 mod words;

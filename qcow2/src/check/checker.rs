@@ -5,9 +5,10 @@ use super::{
     copied::judge_flags,
     counts::Counts,
     finding::Finding,
+    repair::Repair,
     report::{CheckFailed, CheckReport},
     stored::Stored,
-    survey::Survey,
+    survey::{Entry, Survey},
     walk::{
         Clusters, CopiedFlag, Metadata, Order, ReadTables, Referrer, Visitor, walk_refcounts,
         walk_structures,
@@ -41,10 +42,40 @@ pub fn check(
     options: CheckOptions,
     found: &mut dyn FnMut(&Finding),
 ) -> Result<CheckReport, CheckFailed> {
-    let mut tell = |finding: &Finding, _: Fate| found(finding);
-    let mut checker = Checker::new(metadata, &mut tell)?;
+    check_only(metadata, options, Survey::default(), &mut |finding, _| {
+        found(finding);
+    })
+}
+
+/// As [`check`], and says of each finding what kind of [`repair`](super::repair::repair)
+/// would mend it; `None` if none would. (Leaks alone are not repaired as long as there are
+/// refcounts of 0 that are too low, or refcount blocks that are misplaced.)
+///
+/// # Errors
+/// As for [`check`].
+pub fn dry_run(
+    metadata: &Metadata<'_>,
+    options: CheckOptions,
+    found: &mut dyn FnMut(&Finding, Option<Repair>),
+) -> Result<CheckReport, CheckFailed> {
+    let survey = Survey::new(metadata, false)?;
+    check_only(metadata, options, survey, &mut |finding, fate| match fate {
+        Fate::Found(remedy) => found(finding, remedy),
+        Fate::Repaired => {}
+    })
+}
+
+fn check_only(
+    metadata: &Metadata<'_>,
+    options: CheckOptions,
+    survey: Survey,
+    tell: &mut dyn FnMut(&Finding, Fate),
+) -> Result<CheckReport, CheckFailed> {
+    let mut checker = Checker::new(metadata, tell)?;
+    checker.survey = survey;
     checker.count_structures()?;
     checker.count_refcounts()?;
+    checker.survey.sort();
     checker.compare()?;
     if checker.bad_copied {
         judge_flags(metadata, &mut checker)?;
@@ -56,10 +87,10 @@ pub fn check(
 }
 
 /// What becomes of a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fate {
-    /// It stays as it is.
-    Found,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It stays as it is; this kind of repair would mend it.
+    Found(Option<Repair>),
     /// It is repaired.
     Repaired,
 }
@@ -176,17 +207,18 @@ impl Visitor for Checker<'_> {
             offset: offset.get(),
             data: false,
         };
-        if self.pass != Pass::Count {
-            let (mended, first) = self.survey.mend_entry(self.metadata.geometry);
-            if mended {
-                if first {
-                    self.mend(&finding);
-                }
-                return true;
-            }
+        if self.pass == Pass::Count {
+            self.problem(finding);
+            return false;
         }
-        self.problem(finding);
-        false
+        let entry = self.survey.mend_entry(self.metadata.geometry);
+        match entry {
+            Entry::Mended { first: true } => self.mend(&finding),
+            Entry::Mended { first: false } => {}
+            Entry::Mendable => self.emit_with(&finding, Some(Repair::All)),
+            Entry::Left => self.problem(finding),
+        }
+        matches!(entry, Entry::Mended { .. })
     }
 
     fn enter_l2_table(&mut self, offset: HostOffset) {
@@ -274,6 +306,7 @@ impl<'a> Checker<'a> {
             // What the description will come to as well, and tell in its place.
             Err(failed) if self.any_trouble && !failed.at_once => {
                 self.survey.mend = false;
+                self.survey.sort();
                 // L2 tables may not have been looked at when it ended.
                 self.describe(true)?;
                 Err(failed)
@@ -332,9 +365,14 @@ impl<'a> Checker<'a> {
     }
 
     pub(super) fn emit(&mut self, finding: &Finding) {
+        let remedy = self.survey.remedy(finding);
+        self.emit_with(finding, remedy);
+    }
+
+    pub(super) fn emit_with(&mut self, finding: &Finding, remedy: Option<Repair>) {
         self.report.count(finding);
         self.survey.judge(finding);
-        self.say(finding, Fate::Found);
+        self.say(finding, Fate::Found(remedy));
     }
 
     /// Tells of a corruption that is mended.
@@ -347,7 +385,7 @@ impl<'a> Checker<'a> {
     fn misplaced_refcount_table(&mut self, finding: &Finding) {
         self.report.count(finding);
         self.survey.structure += 1;
-        self.say(finding, Fate::Found);
+        self.say(finding, Fate::Found(Some(Repair::All)));
     }
 
     /// Tells of `finding` without counting it.

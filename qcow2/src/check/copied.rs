@@ -3,6 +3,7 @@
 use super::{
     checker::Checker,
     finding::Finding,
+    repair::Repair,
     report::CheckFailed,
     stored::NoRefcount,
     walk::{Budget, Metadata},
@@ -106,17 +107,21 @@ impl Flags for Checker<'_> {
 
     fn l1(&mut self, index: u64, entry: L1Entry, stored: u64) -> Result<(), CheckFailed> {
         let entry = entry.0;
-        self.emit(&Finding::L1Copied {
+        let writable = self.survey.l1_writable(self.metadata);
+        let finding = Finding::L1Copied {
             index,
             entry,
             stored,
-        });
+        };
+        self.emit_with(&finding, writable.then_some(Repair::All));
         Ok(())
     }
 
-    fn l2(&mut self, _: HostOffset, _: usize, entry: L2Entry, stored: u64) {
+    fn l2(&mut self, table: HostOffset, _: usize, entry: L2Entry, stored: u64) {
         let entry = entry.0;
-        self.emit(&Finding::L2Copied { entry, stored });
+        let writable = self.survey.writable(self.metadata.geometry, table);
+        let finding = Finding::L2Copied { entry, stored };
+        self.emit_with(&finding, writable.then_some(Repair::All));
     }
 
     fn l2_table(&mut self, _: HostOffset, _: &mut [u8]) -> Result<(), CheckFailed> {

@@ -1,6 +1,7 @@
 //! [`Finding`]: one thing that a check found, as data. Its text is in `display`.
 
 mod display;
+mod fields;
 
 use crate::Error;
 

@@ -36,7 +36,7 @@ mod survey;
 mod walk;
 mod watch;
 
-pub use checker::{CheckOptions, Fate, check};
+pub use checker::{CheckOptions, check, dry_run};
 pub use finding::{Finding, Severity};
 pub use repair::{Fixed, Repair, RepairEvent, RepairReport, repair};
 pub use report::{CheckFailed, CheckReport, Verdict};

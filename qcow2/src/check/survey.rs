@@ -4,8 +4,9 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use super::{
-    finding::Finding,
+    finding::{Finding, Severity},
     ranges::Ranges,
+    repair::Repair,
     report::CheckFailed,
     walk::{Metadata, Referrer},
 };
@@ -114,14 +115,19 @@ impl Survey {
         self.first_visit = !self.mended_tables.contains(&offset.get());
     }
 
-    /// Whether an entry of the L2 table at hand can be mended; notes that it is to be.
-    /// The second answer is whether this is news.
-    pub(super) fn mend_entry(&mut self, geometry: Geometry) -> (bool, bool) {
-        if !self.mend || !self.writable(geometry, self.table) {
-            return (false, true);
+    /// An entry of the L2 table at hand names a misplaced preallocated cluster; notes it
+    /// if it is to be mended.
+    pub(super) fn mend_entry(&mut self, geometry: Geometry) -> Entry {
+        if !self.writable(geometry, self.table) {
+            return Entry::Left;
+        }
+        if !self.mend {
+            return Entry::Mendable;
         }
         self.mended_tables.insert(self.table.get());
-        (true, self.first_visit)
+        Entry::Mended {
+            first: self.first_visit,
+        }
     }
 
     /// Whether the L2 table at `offset` may be written: nothing else is there that
@@ -139,6 +145,24 @@ impl Survey {
                 .is_aligned(metadata.header.l1_table_offset)
     }
 
+    /// What kind of repair would mend a finding.
+    pub(super) const fn remedy(&self, finding: &Finding) -> Option<Repair> {
+        match finding {
+            Finding::RefcountWrong { .. } if matches!(finding.severity(), Severity::Leak) => {
+                if self.lost { None } else { Some(Repair::Leaks) }
+            }
+            Finding::SnapshotIncomplete { .. }
+            | Finding::RefcountTableReserved { .. }
+            | Finding::RefcountBlockUnaligned { .. }
+            | Finding::RefcountBlockOutside { .. }
+            | Finding::RefcountBlockShared { .. }
+            | Finding::RefcountBlockNeeded { .. }
+            | Finding::RefcountUnreadable { .. }
+            | Finding::RefcountWrong { .. } => Some(Repair::All),
+            _ => None,
+        }
+    }
+
     /// Notes what a finding that is not mended means for a repair.
     pub(super) fn judge(&mut self, finding: &Finding) {
         match finding {
@@ -153,6 +177,20 @@ impl Survey {
             _ => self.lost |= finding.hides_references(),
         }
     }
+}
+
+/// What can be done about an L2 entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Nothing.
+    Left,
+    /// It could be mended, but is not to be.
+    Mendable,
+    /// It is to be mended.
+    Mended {
+        /// Its table is visited for the first time.
+        first: bool,
+    },
 }
 
 /// The clusters of `bytes` bytes at `offset`.

@@ -2,9 +2,19 @@
 
 use std::io::{self, Write};
 
-use qcow2::check::CheckReport;
+use qcow2::check::{CheckReport, Fixed, RepairReport};
 
 use crate::output::{Json, Tree};
+
+/// What was repaired, as text.
+pub(super) fn fixed(out: &mut impl Write, fixed: Fixed) -> io::Result<()> {
+    writeln!(
+        out,
+        "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    \
+         {} corruptions\n\nDouble checking the fixed image now...",
+        fixed.leaks, fixed.corruptions
+    )
+}
 
 /// As text.
 pub(super) fn human(out: &mut impl Write, report: &CheckReport) -> io::Result<()> {
@@ -59,19 +69,33 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// With `bitmaps` the number of bitmaps that can't be used is told, also 0.
 pub(super) fn json(
     out: &mut impl Write,
-    report: &CheckReport,
+    outcome: &RepairReport,
     filename: &[u8],
     bitmaps: bool,
 ) -> io::Result<()> {
     let mut json = Json::new(out);
     let out = &mut json;
     out.object("")?;
+    members(out, outcome, filename, bitmaps)?;
+    out.end()
+}
+
+/// The members of the object.
+pub(super) fn members(
+    out: &mut impl Tree,
+    outcome: &RepairReport,
+    filename: &[u8],
+    bitmaps: bool,
+) -> io::Result<()> {
+    let RepairReport { report, fixed } = outcome;
     out.number("image-end-offset", report.image_end_offset.get().into())?;
     some(out, "compressed-clusters", report.compressed_clusters)?;
     some(out, "total-clusters", report.total_clusters)?;
     some(out, "corruptions", report.corruptions)?;
+    some(out, "corruptions-fixed", fixed.corruptions)?;
     out.number("check-errors", report.check_errors.into())?;
     some(out, "leaks", report.leaks)?;
+    some(out, "leaks-fixed", fixed.leaks)?;
     some(out, "allocated-clusters", report.allocated_clusters)?;
     out.string("filename", filename)?;
     out.string("format", b"qcow2")?;
@@ -79,7 +103,7 @@ pub(super) fn json(
     if bitmaps {
         out.number("unusable-bitmaps", report.unusable_bitmaps.into())?;
     }
-    out.end()
+    Ok(())
 }
 
 fn some(out: &mut impl Tree, key: &str, value: u64) -> io::Result<()> {

@@ -226,7 +226,7 @@ fn plan(
     let mut say = |finding: &Finding, fate| {
         refcounts_right &= !spoils_refcounts(finding);
         tell(match fate {
-            Fate::Found => RepairEvent::Found(finding),
+            Fate::Found(_) => RepairEvent::Found(finding),
             Fate::Repaired => RepairEvent::Repaired(finding),
         });
     };
