@@ -360,6 +360,9 @@ impl<'a> Checker<'a> {
     #[cold]
     fn overflow(&mut self, cluster: u64) {
         self.overflowed = true;
+        self.survey
+            .overflowed
+            .insert(cluster..cluster.saturating_add(1));
         let offset = cluster << self.metadata.geometry.cluster_bits();
         self.problem(Finding::RefcountOverflow { offset });
     }

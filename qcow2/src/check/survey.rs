@@ -22,6 +22,9 @@ pub(super) struct Survey {
     pub(super) mend: bool,
     /// Clusters of metadata, L2 tables excepted.
     taken: Ranges,
+    /// Clusters with more references than a refcount can hold: the count is no more than
+    /// a lower bound.
+    pub(super) overflowed: Ranges,
     /// Clusters of the active L1 table.
     l1: Range<u64>,
     /// Something else that is metadata is in these clusters too.
@@ -98,6 +101,7 @@ impl Survey {
     /// Makes it ready to be asked what may be written.
     pub(super) fn sort(&mut self) {
         self.taken.sort();
+        self.overflowed.sort();
     }
 
     /// `clusters` are referred to, and are beyond the end of the file of `in_file`.

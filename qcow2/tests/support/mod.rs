@@ -9,6 +9,7 @@
 
 pub(crate) mod check;
 pub(crate) mod disk;
+pub(crate) mod random;
 pub(crate) mod repair;
 
 use std::{

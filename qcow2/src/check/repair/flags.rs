@@ -118,8 +118,12 @@ impl Flags for TellFlags<'_> {
     }
 }
 
-/// The refcount by which flags are judged.
+/// The refcount by which flags are judged. Where it is 1 for lack of bits there are more
+/// references, and the flag must not be set.
 fn final_refcount(targets: &Targets, cluster: u64) -> Result<u64, NoRefcount> {
+    if targets.is_overflowed(cluster) {
+        return Err(NoRefcount::Unreadable);
+    }
     if targets.repair == Repair::Leaks {
         targets.stored.get(cluster)?;
     }

@@ -103,8 +103,9 @@ impl Places {
                 .keys()
                 .chain(places.kept.last().map(|(i, _)| i));
             let entries = last.max().map_or(1, |last| last.saturating_add(1));
-            let table_clusters = match Table::of(metadata, targets) {
-                Some(table) if table.entries >= entries => 0,
+            let written = !wrong.is_empty() || !targets.renewed.is_empty();
+            let table_clusters = match table_entries(metadata, targets, written) {
+                Some(room) if room >= entries => 0,
                 _ => geometry.clusters_for(entries.saturating_mul(RefcountTableEntry::LEN)),
             };
             if entries.saturating_mul(RefcountTableEntry::LEN) > MAX_REFCOUNT_TABLE_BYTES {
@@ -230,27 +231,21 @@ impl Places {
 fn sound(targets: &Targets, entry: RefcountTableEntry) -> Option<HostOffset> {
     let offset = entry.block().filter(|_| entry.reserved() == 0)?;
     let cluster = targets.geometry.host_cluster(offset).get();
-    let alone = cluster < targets.in_file && targets.counts.get(cluster) == 1;
+    let alone = cluster < targets.in_file && targets.is_alone(cluster);
     (alone && targets.geometry.is_aligned(offset)).then_some(offset)
 }
 
-/// A refcount table that can stay where it is.
-struct Table {
-    entries: u64,
-}
-
-impl Table {
-    fn of(metadata: &Metadata<'_>, targets: &Targets) -> Option<Self> {
-        let header = metadata.header;
-        let offset = header.refcount_table_offset;
-        let clusters = u64::from(header.refcount_table_clusters);
-        let first = targets.geometry.host_cluster(offset).get();
-        let end = first.checked_add(clusters)?;
-        let good = clusters > 0
-            && targets.geometry.is_aligned(offset)
-            && end <= targets.in_file
-            && (first..end).all(|cluster| targets.counts.get(cluster) == 1);
-        let entries = clusters * (targets.geometry.cluster_size() / RefcountTableEntry::LEN);
-        good.then_some(Self { entries })
-    }
+/// Entries of the refcount table, if it can stay where it is. Nothing else may be in its
+/// clusters if it is to be `written`.
+fn table_entries(metadata: &Metadata<'_>, targets: &Targets, written: bool) -> Option<u64> {
+    let header = metadata.header;
+    let offset = header.refcount_table_offset;
+    let clusters = u64::from(header.refcount_table_clusters);
+    let first = targets.geometry.host_cluster(offset).get();
+    let end = first.checked_add(clusters)?;
+    let good = clusters > 0
+        && targets.geometry.is_aligned(offset)
+        && end <= targets.in_file
+        && (!written || (first..end).all(|cluster| targets.is_alone(cluster)));
+    good.then(|| clusters * (targets.geometry.cluster_size() / RefcountTableEntry::LEN))
 }

@@ -6,7 +6,8 @@ use super::Repair;
 use crate::{
     Geometry,
     check::{
-        checker::Checker, counts::Counts, report::CheckReport, stored::Stored, survey::Survey,
+        checker::Checker, counts::Counts, ranges::Ranges, report::CheckReport, stored::Stored,
+        survey::Survey,
     },
     format::refcount,
 };
@@ -31,6 +32,8 @@ pub(super) struct Targets {
     pub(super) in_file: u64,
     /// Where references end, in bytes, to be counted at all.
     pub(super) reach: u64,
+    /// Clusters whose references can't be counted; their refcount is the largest.
+    overflowed: Ranges,
     pub(super) repair: Repair,
     /// No cluster is freed: what seems leaked may be what a broken reference meant.
     pub(super) keep: bool,
@@ -54,6 +57,7 @@ impl Targets {
             stored: checker.stored,
             in_file: checker.in_file,
             reach: checker.limit,
+            overflowed: std::mem::take(&mut survey.overflowed),
             repair,
             keep: survey.lost,
             dropped: BTreeMap::new(),
@@ -66,6 +70,16 @@ impl Targets {
     /// Index of the refcount block with `cluster`'s refcount.
     pub(super) const fn block_of(&self, cluster: u64) -> u64 {
         cluster / self.geometry.refcount_block_entries()
+    }
+
+    /// Whether there are more references to `cluster` than a refcount can hold.
+    pub(super) fn is_overflowed(&self, cluster: u64) -> bool {
+        self.overflowed.contains(cluster)
+    }
+
+    /// Whether there is exactly one reference to `cluster`.
+    pub(super) fn is_alone(&self, cluster: u64) -> bool {
+        self.counts.get(cluster) == 1 && !self.overflowed.contains(cluster)
     }
 
     /// The stored refcount of `cluster`; `None` where there is none to be believed.
@@ -83,6 +97,9 @@ impl Targets {
         if cluster >= self.counts.clusters() && added == 0 {
             // Of no interest to anybody, and compared by nobody.
             return stored.unwrap_or(0);
+        }
+        if self.repair == Repair::All && self.overflowed.contains(cluster) {
+            return self.geometry.refcount_max();
         }
         let counted = self.counts.get(cluster).saturating_add(added);
         match stage {
