@@ -163,7 +163,7 @@ impl Visitor for Checker<'_> {
             Some(_) => {}
             None => {
                 let after = geometry.clusters_for(offset.get().saturating_add(bytes));
-                self.survey.note_beyond(self.in_file, first..after);
+                self.survey.note_beyond(by, self.in_file, first..after);
                 let finding = Finding::ExceedsEnd {
                     offset: offset.get(),
                     bytes,
@@ -187,13 +187,12 @@ impl Visitor for Checker<'_> {
         self.trouble = true;
         self.any_trouble = true;
         if self.pass == Pass::Count {
+            self.survey.fault(&finding);
             return;
         }
         match finding {
             Finding::SnapshotIncomplete { .. } if self.survey.mend => {
                 self.survey.snapshots_incomplete = true;
-                // A table that was read in the wrong places may look like this.
-                self.survey.lost = true;
                 self.mend(&finding);
             }
             Finding::RefcountBlockOutside { .. } if self.survey.mend => self.mend(&finding),
@@ -209,9 +208,10 @@ impl Visitor for Checker<'_> {
         };
         if self.pass == Pass::Count {
             self.problem(finding);
+            self.survey.misplaced();
             return false;
         }
-        let entry = self.survey.mend_entry(self.metadata.geometry);
+        let entry = self.survey.mend_entry(self.metadata.geometry, &self.counts);
         match entry {
             Entry::Mended { first: true } => self.mend(&finding),
             Entry::Mended { first: false } => {}
@@ -221,8 +221,8 @@ impl Visitor for Checker<'_> {
         matches!(entry, Entry::Mended { .. })
     }
 
-    fn enter_l2_table(&mut self, offset: HostOffset) {
-        self.survey.enter_l2_table(offset);
+    fn enter_l2_table(&mut self, offset: HostOffset, references: u64) {
+        self.survey.enter_l2_table(offset, references);
     }
 
     #[inline]
@@ -255,6 +255,7 @@ impl Visitor for Checker<'_> {
         report.compressed_clusters += clusters.compressed.saturating_mul(active);
         if std::mem::take(&mut self.trouble) {
             self.bad_tables.push(offset.get());
+            self.survey.judge_table(clusters.allocated);
         }
     }
 

@@ -6,6 +6,7 @@ use super::{
     repair::Repair,
     report::CheckFailed,
     stored::NoRefcount,
+    survey::Moment,
     walk::{Budget, Metadata},
 };
 use crate::{
@@ -107,7 +108,7 @@ impl Flags for Checker<'_> {
 
     fn l1(&mut self, index: u64, entry: L1Entry, stored: u64) -> Result<(), CheckFailed> {
         let entry = entry.0;
-        let writable = self.survey.l1_writable(self.metadata);
+        let writable = self.survey.l1_writable(self.metadata, Moment::Before);
         let finding = Finding::L1Copied {
             index,
             entry,
@@ -119,7 +120,8 @@ impl Flags for Checker<'_> {
 
     fn l2(&mut self, table: HostOffset, _: usize, entry: L2Entry, stored: u64) {
         let entry = entry.0;
-        let writable = self.survey.writable(self.metadata.geometry, table);
+        let geometry = self.metadata.geometry;
+        let writable = self.survey.writable(geometry, table, Moment::Before);
         let finding = Finding::L2Copied { entry, stored };
         self.emit_with(&finding, writable.then_some(Repair::All));
     }

@@ -114,8 +114,8 @@ pub trait Visitor {
     /// An entry of an active L1 or L2 table has, or lacks, the copied flag.
     fn copied(&mut self, _flag: CopiedFlag) {}
 
-    /// The entries of the L2 table at `offset` follow.
-    fn enter_l2_table(&mut self, _offset: HostOffset) {}
+    /// The entries of the L2 table at `offset`, to which L1 tables refer so often, follow.
+    fn enter_l2_table(&mut self, _offset: HostOffset, _references: u64) {}
 
     /// An L2 table has been visited: `clusters` says what it maps, which counts as
     /// often as the active L1 table refers to it.

@@ -58,6 +58,16 @@ impl Qemu {
         )
     }
 
+    /// As [`run`](Self::run), ended after some seconds.
+    pub(crate) fn run_briefly(&self, line: &str) -> Output {
+        let line = format!("20 qemu-img {line}");
+        run(
+            self.dir.path(),
+            "timeout",
+            &line.split(' ').collect::<Vec<_>>(),
+        )
+    }
+
     /// Runs qemu-img there; it must succeed.
     pub(crate) fn img(&self, line: &str) -> String {
         let output = self.run(line);

@@ -6,7 +6,8 @@
 //! 3. the entries of the refcount table, or the header, which from then on names
 //!    the new tables; sync
 //! 4. refcounts that are too high, and those of the old structures; sync
-//! 5. copied flags that were missing, and sync
+//! 5. copied flags that were missing, and those in clusters that were part of an old
+//!    structure until now; sync
 //!
 //! After each step every refcount is at least the number of references, where it was
 //! before or where the step before has made it so; and a copied flag is only where it
@@ -14,13 +15,16 @@
 
 use super::{
     Plan, Repair,
-    flags::{Change, WriteFlags},
+    flags::WriteFlags,
     targets::{Stage, Targets},
 };
 use crate::{
     Error,
     addr::HostOffset,
-    check::{compare::compared_blocks, copied::judge_flags, report::CheckFailed, walk::Metadata},
+    check::{
+        compare::compared_blocks, copied::judge_flags, report::CheckFailed, survey::Moment,
+        walk::Metadata,
+    },
     format::{Autoclear, HeaderArea, Incompatible, RefcountTableEntry},
     image::header_switch,
     io::Storage,
@@ -106,15 +110,15 @@ pub(super) fn apply(
     plan: &Plan,
 ) -> Result<(), CheckFailed> {
     writer.prepare()?;
-    if plan.clear_flags {
-        write_flags(metadata, writer, plan, Change::Clear)?;
+    if plan.flags_change {
+        write_flags(metadata, writer, plan, Moment::Before)?;
     }
     raise(writer, plan)?;
     switch_tables(metadata, writer, plan)?;
     drop_void_bitmaps(writer, plan)?;
     lower(writer, plan)?;
-    if plan.set_flags {
-        write_flags(metadata, writer, plan, Change::Set)?;
+    if plan.flags_change {
+        write_flags(metadata, writer, plan, Moment::Switched)?;
     }
     Ok(())
 }
@@ -123,18 +127,22 @@ fn write_flags(
     metadata: &Metadata<'_>,
     writer: &Writer<'_>,
     plan: &Plan,
-    change: Change,
+    moment: Moment,
 ) -> Result<(), CheckFailed> {
     let mut flags = WriteFlags {
         metadata,
         writer,
         targets: &plan.targets,
         survey: &plan.survey,
-        change,
+        moment,
         pending: Vec::new(),
+        written: false,
     };
     judge_flags(metadata, &mut flags)?;
-    writer.sync()
+    match flags.written {
+        true => writer.sync(),
+        false => Ok(()),
+    }
 }
 
 /// Step 2.
@@ -153,7 +161,7 @@ fn raise(writer: &Writer<'_>, plan: &Plan) -> Result<(), CheckFailed> {
         writer.write(run.first << bits, &plan.places.new_table(targets))?;
     }
     if let (Some(run), Some(table)) = (plan.places.snapshots, &plan.snapshots) {
-        writer.write(run.first << bits, table)?;
+        writer.write(run.first << bits, &table.bytes)?;
     }
     for (index, offset) in &plan.places.kept {
         if targets.is_right(*index, &mut room) {

@@ -5,7 +5,11 @@ use super::{Plan, Repair, RepairEvent, apply::Writer, targets::Stage, targets::T
 use crate::{
     addr::HostOffset,
     check::{
-        copied::Flags, finding::Finding, report::CheckFailed, stored::NoRefcount, survey::Survey,
+        copied::Flags,
+        finding::Finding,
+        report::CheckFailed,
+        stored::NoRefcount,
+        survey::{Moment, Survey},
         walk::Metadata,
     },
     format::{L1Entry, L2Entry, l2},
@@ -14,28 +18,12 @@ use crate::{
 /// Bit 63 of an entry.
 const COPIED: u64 = 1 << 63;
 
-/// What is done to a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    Clear,
-    Set,
-}
-
-impl Change {
-    /// What an entry needs whose flag is wrong, if the cluster's refcount is this.
-    const fn for_refcount(refcount: u64) -> Self {
-        if refcount == 1 {
-            Self::Set
-        } else {
-            Self::Clear
-        }
-    }
-
-    const fn of(self, entry: u64) -> u64 {
-        match self {
-            Self::Clear => entry & !COPIED,
-            Self::Set => entry | COPIED,
-        }
+/// An entry with the flag that the cluster's refcount asks for.
+const fn with_flag(entry: u64, refcount: u64) -> u64 {
+    if refcount == 1 {
+        entry | COPIED
+    } else {
+        entry & !COPIED
     }
 }
 
@@ -61,7 +49,7 @@ impl<'a> TellFlags<'a> {
             && report.leaks == fixed.leaks
             && !plan.targets.keep;
         let wanted = plan.targets.repair == Repair::All || alone;
-        let l1_writable = plan.survey.l1_writable(metadata);
+        let l1_writable = plan.survey.l1_writable(metadata, Moment::Switched);
         Self {
             plan,
             tell,
@@ -70,16 +58,13 @@ impl<'a> TellFlags<'a> {
         }
     }
 
-    fn tell(&mut self, writable: bool, finding: &Finding, refcount: u64) {
+    fn tell(&mut self, writable: bool, finding: &Finding) {
         if !writable || !self.wanted {
             self.plan.report.count(finding);
             (self.tell)(RepairEvent::Found(finding));
             return;
         }
-        match Change::for_refcount(refcount) {
-            Change::Clear => self.plan.clear_flags = true,
-            Change::Set => self.plan.set_flags = true,
-        }
+        self.plan.flags_change = true;
         self.plan.fixed.corruptions += 1;
         (self.tell)(RepairEvent::Repaired(finding));
     }
@@ -99,18 +84,19 @@ impl Flags for TellFlags<'_> {
             entry,
             stored,
         };
-        self.tell(self.l1_writable, &finding, stored);
+        self.tell(self.l1_writable, &finding);
         Ok(())
     }
 
     fn l2(&mut self, table: HostOffset, _: usize, entry: L2Entry, stored: u64) {
         let geometry = self.plan.targets.geometry;
-        let writable = self.plan.survey.writable(geometry, table);
+        let survey = &self.plan.survey;
+        let writable = survey.writable(geometry, table, Moment::Switched);
         let finding = Finding::L2Copied {
             entry: entry.0,
             stored,
         };
-        self.tell(writable, &finding, stored);
+        self.tell(writable, &finding);
     }
 
     fn l2_table(&mut self, _: HostOffset, _: &mut [u8]) -> Result<(), CheckFailed> {
@@ -130,15 +116,23 @@ fn final_refcount(targets: &Targets, cluster: u64) -> Result<u64, NoRefcount> {
     Ok(targets.value(cluster, Stage::Final))
 }
 
-/// Makes one kind of change to the flags that are wrong.
+/// Changes the flags that are wrong.
 pub(super) struct WriteFlags<'a, 'w> {
     pub(super) metadata: &'a Metadata<'a>,
     pub(super) writer: &'a Writer<'w>,
     pub(super) targets: &'a Targets,
     pub(super) survey: &'a Survey,
-    pub(super) change: Change,
+    /// [`Moment::Before`]: only those that are to go.
+    pub(super) moment: Moment,
     /// Changes of the L2 table at hand: where, and the new entry.
     pub(super) pending: Vec<(usize, u64)>,
+    pub(super) written: bool,
+}
+
+impl WriteFlags<'_, '_> {
+    fn due(&self, refcount: u64) -> bool {
+        self.moment == Moment::Switched || refcount != 1
+    }
 }
 
 impl Flags for WriteFlags<'_, '_> {
@@ -149,20 +143,21 @@ impl Flags for WriteFlags<'_, '_> {
     fn unknown(&mut self, _: NoRefcount) {}
 
     fn l1(&mut self, index: u64, entry: L1Entry, refcount: u64) -> Result<(), CheckFailed> {
-        if Change::for_refcount(refcount) != self.change || !self.survey.l1_writable(self.metadata)
-        {
+        let writable = self.survey.l1_writable(self.metadata, self.moment);
+        if !writable || !self.due(refcount) {
             return Ok(());
         }
         let table = self.metadata.header.l1_table_offset.get();
         let at = table.saturating_add(index.saturating_mul(L1Entry::LEN));
-        let entry = self.change.of(entry.0);
+        self.written = true;
+        let entry = with_flag(entry.0, refcount);
         self.writer.write(at, &entry.to_be_bytes())
     }
 
     fn l2(&mut self, table: HostOffset, at: usize, entry: L2Entry, refcount: u64) {
-        let writable = self.survey.writable(self.metadata.geometry, table);
-        if writable && Change::for_refcount(refcount) == self.change {
-            self.pending.push((at, self.change.of(entry.0)));
+        let geometry = self.metadata.geometry;
+        if self.due(refcount) && self.survey.writable(geometry, table, self.moment) {
+            self.pending.push((at, with_flag(entry.0, refcount)));
         }
     }
 
@@ -170,6 +165,7 @@ impl Flags for WriteFlags<'_, '_> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        self.written = true;
         let before = table.to_vec();
         for (at, entry) in self.pending.drain(..) {
             put(table, at, entry);

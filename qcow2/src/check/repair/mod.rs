@@ -205,10 +205,9 @@ struct Plan {
     places: Places,
     survey: Survey,
     /// The snapshot table with its entries completed, if one was incomplete.
-    snapshots: Option<Vec<u8>>,
-    /// Copied flags that change, by kind of change.
-    clear_flags: bool,
-    set_flags: bool,
+    snapshots: Option<snapshots::Table>,
+    /// Copied flags change.
+    flags_change: bool,
     fixed: Fixed,
     report: CheckReport,
     refcounts_right: bool,
@@ -244,9 +243,12 @@ fn plan(
         true => Some(snapshots::completed(metadata)?),
         false => None,
     };
+    if let Some(table) = &snapshots {
+        checker.survey.lost |= !table.plausible;
+    }
     let bad_copied = checker.bad_copied;
     let mended = checker.mended;
-    let (mut targets, survey, report) = Targets::new(checker, repair);
+    let (mut targets, mut survey, report) = Targets::new(checker, repair);
     if repair == Repair::Leaks && survey.must_rebuild {
         tell(RepairEvent::NeedsAll);
         return Err(CheckFailed::because("Input/output error"));
@@ -254,10 +256,13 @@ fn plan(
     let places = match repair {
         Repair::Leaks => Places::as_they_are(metadata, &targets)?,
         Repair::All => {
-            let bytes = snapshots.as_ref().map_or(0, |table| table.len() as u64);
+            let bytes = snapshots
+                .as_ref()
+                .map_or(0, |table| table.bytes.len() as u64);
             Places::find(metadata, &mut targets, &survey, bytes)?
         }
     };
+    survey.abandon(places.abandoned.clone());
     let fixed = Fixed {
         leaks: 0,
         corruptions: mended,
@@ -267,8 +272,7 @@ fn plan(
         places,
         survey,
         snapshots,
-        clear_flags: false,
-        set_flags: false,
+        flags_change: false,
         fixed,
         report,
         refcounts_right,

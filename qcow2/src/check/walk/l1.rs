@@ -264,7 +264,8 @@ impl Walk<'_> {
                 active: table.active,
                 snapshots: table.snapshots,
             };
-            visitor.enter_l2_table(table.offset);
+            let references = table.active.saturating_add(table.snapshots);
+            visitor.enter_l2_table(table.offset, references);
             let clusters = scan.scan(bytes.unwrap_or_default(), visitor);
             visitor.l2_table(table.offset, &clusters, table.active);
         }
