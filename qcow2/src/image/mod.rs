@@ -24,7 +24,7 @@ use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
     bitmap::{BitmapEdit, Bitmaps},
-    check::Metadata,
+    check::{Fixed, Metadata},
     format::{Autoclear, BitmapsExtension, Header, HeaderArea},
     io::Storage,
 };
@@ -42,6 +42,8 @@ pub struct Image {
     /// Another process has the image open for writing (seen while opening without
     /// locks; with locks there can be none).
     has_writer: bool,
+    /// What had to be repaired when it was opened for writing.
+    repaired: Option<Fixed>,
     /// The external data file, if the caller had it opened.
     data_file: Option<Arc<dyn Storage>>,
     /// For reading the guest's disk.
@@ -96,6 +98,13 @@ impl Image {
     #[must_use]
     pub fn has_writer(&self) -> bool {
         self.has_writer
+    }
+
+    /// What was repaired when the image was opened for writing: one with the dirty bit,
+    /// which a program with lazy refcounts had not closed. `None` if it had not that bit.
+    #[must_use]
+    pub fn repaired(&self) -> Option<Fixed> {
+        self.repaired
     }
 
     /// What a [`check`](crate::check::check) or a [`walk`](crate::check::walk) over

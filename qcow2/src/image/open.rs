@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Error, Image, Result,
+    check::{CheckOptions, Fixed, Repair, repair},
     format::{HeaderArea, Incompatible},
     io::{Access, FileStorage, LockMode, Storage},
 };
@@ -73,7 +74,8 @@ impl OpenOptions {
         }
     }
 
-    /// Opens for writing too, and takes a writer's locks.
+    /// Opens for writing too, and takes a writer's locks. An image with the dirty bit,
+    /// whose refcounts may be out of date, is repaired first, as QEMU does.
     #[must_use]
     pub fn writable(mut self, writable: bool) -> Self {
         self.writable = writable;
@@ -157,14 +159,16 @@ impl OpenOptions {
     /// # Errors
     /// As [`open`](Self::open), but for opening and locking.
     pub fn open_storage(&self, name: &str, storage: Arc<dyn Storage>) -> Result<Image> {
-        let area = HeaderArea::read(&*storage)?;
+        let mut area = HeaderArea::read(&*storage)?;
         if !self.metadata_only {
             area.check_features()?;
             area.check_encryption()?;
             area.check_backing_format()?;
         }
+        let mut repaired = None;
         if self.writable {
             check_writable(&area, self.lock_mode())?;
+            repaired = repair_dirty(&*storage, &mut area)?;
         }
         let mut guest = Guest::new(area.header());
         if self.backing == BackingPolicy::Ignore {
@@ -176,6 +180,7 @@ impl OpenOptions {
             area,
             writable: self.writable,
             has_writer: false,
+            repaired,
             data_file: None,
             guest,
         })
@@ -218,12 +223,28 @@ fn check_writable(area: &HeaderArea, lock: LockMode) -> Result<()> {
         let text = "qcow2: Image is corrupt; cannot be opened read/write";
         return Err(Error::Refused(text.into()));
     }
-    if features.contains(Incompatible::DIRTY) {
-        let text = "qcow2: Image was not closed properly, its refcounts are not up to date; \
-                    repair it (check -r all) before writing to it";
+    Ok(())
+}
+
+/// Brings the refcounts of an image up to date that a program with lazy refcounts has
+/// left without closing it. `None` if there is nothing to do.
+fn repair_dirty(storage: &dyn Storage, area: &mut HeaderArea) -> Result<Option<Fixed>> {
+    let is_dirty = |area: &HeaderArea| {
+        let features = area.header().incompatible_features;
+        features.contains(Incompatible::DIRTY)
+    };
+    if !is_dirty(area) {
+        return Ok(None);
+    }
+    let options = CheckOptions::default();
+    let outcome = repair(storage, area, Repair::All, options, &mut |_| {})
+        .map_err(|failed| Error::Refused(format!("Could not repair dirty image: {failed}")))?;
+    if is_dirty(area) {
+        let text = "qcow2: Image was not closed properly, and its refcounts can't be repaired \
+                    (check says why)";
         return Err(Error::Refused(text.into()));
     }
-    Ok(())
+    Ok(Some(outcome.fixed))
 }
 
 /// The file that a name out of the header of the image at `image` means: plain names
