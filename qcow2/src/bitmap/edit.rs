@@ -201,6 +201,22 @@ impl<'i> BitmapEdit<'i> {
         Ok(())
     }
 
+    /// Stores a bitmap whose writer is done with it: with these bits, or with those that
+    /// it has, and no longer in use.
+    ///
+    /// # Errors
+    /// [`BitmapError::NotFound`].
+    pub(crate) fn put_back(&mut self, name: &[u8], bits: Option<Arc<HBitmap>>) -> Result<()> {
+        let index = self.find(name)?;
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.entry.flags = slot.entry.flags.without(BitmapFlags::IN_USE);
+            if let Some(bits) = bits {
+                slot.replace(Content::memory(bits));
+            }
+        }
+        Ok(())
+    }
+
     /// Says whether guest writes are to be recorded in it from now on.
     ///
     /// # Errors

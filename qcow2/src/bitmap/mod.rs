@@ -104,6 +104,11 @@ impl<'a> Bitmap<'a> {
         self.entry
     }
 
+    /// Where its directory entry stands in the image file.
+    pub(crate) fn offset(&self) -> HostOffset {
+        self.offset
+    }
+
     /// Bytes of disk that a bit stands for; `None` if the exponent is past 63.
     #[must_use]
     pub fn granularity(&self) -> Option<u64> {

@@ -108,7 +108,7 @@ impl OpenOptions {
             LockMode::None => LockMode::None,
             _ => LockMode::Read,
         };
-        let file = self.open_allowed(&path, lock)?;
+        let file = self.open_allowed(&path, Access::ReadOnly, lock)?;
         let stated = image.header_area().extensions().backing_format();
         let format = match stated {
             None | Some([]) => probe(&file)?,
@@ -150,12 +150,17 @@ impl OpenOptions {
         }
     }
 
-    /// Opens a file that an image names, for reading, if it is where it may be.
+    /// Opens a file that an image names if it is where it may be.
     ///
     /// # Errors
     /// [`Error::Refused`] if it isn't below one of the directories allowed.
-    pub(super) fn open_allowed(&self, path: &Path, lock: LockMode) -> Result<FileStorage> {
-        let file = FileStorage::open(path, Access::ReadOnly, lock)?;
+    pub(super) fn open_allowed(
+        &self,
+        path: &Path,
+        access: Access,
+        lock: LockMode,
+    ) -> Result<FileStorage> {
+        let file = FileStorage::open(path, access, lock)?;
         if !self.allowed.is_empty() && !self.allowed.iter().any(|dir| leads_into(dir, path, &file))
         {
             let path = path.display();

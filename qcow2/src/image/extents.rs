@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     addr::HostOffset,
     disk::bad,
-    table::{Bounds, L1Table, SLICE},
+    table::{Bounds, DirtySlices, L1Table, SLICE},
 };
 
 /// Bytes of L2 tables that are read and looked at in one go.
@@ -143,6 +143,8 @@ pub(crate) struct View<'a> {
     pub(crate) l1: &'a L1Table,
     /// Bytes of the disk.
     pub(crate) size: u64,
+    /// Entries that were changed and aren't in the file yet.
+    pub(crate) changed: Option<&'a DirtySlices>,
 }
 
 impl View<'_> {
@@ -199,20 +201,24 @@ impl View<'_> {
         }
     }
 
-    fn l2_table(&self, index: u64) -> Result<Option<HostOffset>> {
+    pub(super) fn l2_table(&self, index: u64) -> Result<Option<HostOffset>> {
         let image = self.image;
         self.l1.l2_table(index, image.geometry(), &image.bounds())
     }
 
     /// The entries for the start of `range`, in the L2 table at `table`, and as many of
     /// the range as follow them in the file.
-    fn load(&self, table: HostOffset, range: &Range<u64>, keep: Keep) -> Result<Run> {
+    pub(super) fn load(&self, table: HostOffset, range: &Range<u64>, keep: Keep) -> Result<Run> {
         let geometry = self.image.geometry();
         let slice = geometry.cluster_size().min(SLICE);
         let coverage = slice / geometry.l2_entry_size() * geometry.cluster_size();
         let guest = range.start - range.start % coverage;
         let within = guest % geometry.l2_coverage() / geometry.cluster_size();
         let host = HostOffset(table.0 + within * geometry.l2_entry_size());
+        if let Some(bytes) = self.changed.and_then(|changed| changed.get(host)) {
+            let bytes = Arc::clone(bytes);
+            return Ok(Run { bytes, host, guest });
+        }
         let cache = &self.image.guest.l2;
         if let Some(bytes) = cache.get(host) {
             return Ok(Run { bytes, host, guest });
@@ -254,7 +260,8 @@ impl View<'_> {
                 return Ok(false);
             }
         }
-        Ok(!self.image.guest.l2.holds(next))
+        let changed = self.changed.and_then(|changed| changed.get(next));
+        Ok(changed.is_none() && !self.image.guest.l2.holds(next))
     }
 }
 

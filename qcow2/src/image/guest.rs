@@ -67,21 +67,38 @@ impl Guest {
 }
 
 impl Image {
+    /// The active L1 table, as far as the disk needs it, in memory of its own.
+    pub(super) fn read_active_l1(&self) -> Result<L1Table> {
+        let header = self.header();
+        let needed = self.geometry().l1_entries(self.virtual_size());
+        let len = u64::from(header.l1_size).min(needed);
+        L1Table::read(&*self.storage, header.l1_table_offset, len)
+    }
+
+    /// Forgets what was read of the tables: they were changed.
+    pub(super) fn forget_tables(&mut self) {
+        self.guest.active = OnceLock::new();
+        self.guest.l2 = L2Cache::default();
+        self.guest.clusters = ClusterCache::default();
+        self.guest.file_end = FileEnd::default();
+    }
+
     /// The disk as the active L1 table shows it.
     pub(super) fn active(&self) -> Result<View<'_>> {
         let size = self.virtual_size() / SECTOR * SECTOR;
         let l1 = match self.guest.active.get() {
             Some(l1) => l1,
             None => {
-                let header = self.header();
-                let needed = self.geometry().l1_entries(size);
-                let len = u64::from(header.l1_size).min(needed);
-                let l1 = L1Table::read(&*self.storage, header.l1_table_offset, len)?;
+                let l1 = self.read_active_l1()?;
                 self.guest.active.get_or_init(|| l1)
             }
         };
-        let image = self;
-        Ok(View { image, l1, size })
+        Ok(View {
+            image: self,
+            l1,
+            size,
+            changed: None,
+        })
     }
 
     /// Where clusters of guest data are: the image file, or the external data file.

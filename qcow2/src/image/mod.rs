@@ -13,12 +13,14 @@ mod read;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::sync::Arc;
 
 pub use backing::{BackingPolicy, MAX_CHAIN};
 pub use open::{DataFilePolicy, OpenOptions, relative_to};
 pub use snapshots::SnapshotDisk;
+pub use write::GuestWriter;
 
 use crate::{
     Error, Geometry, Result,
@@ -144,6 +146,14 @@ impl Image {
         BitmapEdit::new(self)
     }
 
+    /// The image with its guest's disk open for writing.
+    ///
+    /// # Errors
+    /// As [`GuestWriter::new`].
+    pub fn into_writer(self) -> Result<GuestWriter> {
+        GuestWriter::new(self)
+    }
+
     /// # Errors
     /// [`Error::Refused`] if the image was not opened for writing.
     pub(crate) fn require_writable(&self) -> Result<()> {
@@ -175,6 +185,16 @@ impl Image {
             Some(_) => header.autoclear_features.with(Autoclear::BITMAPS),
             None => header.autoclear_features.without(Autoclear::BITMAPS),
         };
+        self.switch_header(next)
+    }
+
+    /// Clears the autoclear bits that this crate doesn't know, as whoever writes the
+    /// image must.
+    pub(crate) fn clear_unknown_autoclear(&mut self) -> Result<()> {
+        let mut next = self.area.clone();
+        let header = next.header_mut();
+        let features = header.autoclear_features;
+        header.autoclear_features = features.without(features.unknown());
         self.switch_header(next)
     }
 

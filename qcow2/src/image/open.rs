@@ -186,16 +186,19 @@ impl OpenOptions {
         })
     }
 
-    /// Opens the external data file where the policy says so. It is only read here:
-    /// the locks are what matters to those who edit bitmaps.
+    /// Opens the external data file where the policy says so, for writing if the image is.
     pub(super) fn open_data_file(&self, image: &Image) -> Result<Option<Arc<dyn Storage>>> {
         if !image.header().has_data_file() {
             return Ok(None);
         }
         let lock = self.lock_mode();
+        let access = match self.writable {
+            true => Access::ReadWrite,
+            false => Access::ReadOnly,
+        };
         let file = match &self.data_file {
             DataFilePolicy::Leave => return Ok(None),
-            DataFilePolicy::At(path) => FileStorage::open(path, Access::ReadOnly, lock)?,
+            DataFilePolicy::At(path) => FileStorage::open(path, access, lock)?,
             DataFilePolicy::Follow => {
                 let name = image
                     .header_area()
@@ -204,7 +207,7 @@ impl OpenOptions {
                     .ok_or_else(|| {
                         Error::Refused("the image has a data file, but not its name".into())
                     })?;
-                self.open_allowed(&plain_name(name)?, lock)?
+                self.open_allowed(&plain_name(name)?, access, lock)?
             }
         };
         Ok(Some(Arc::new(file)))

@@ -171,6 +171,7 @@ impl SnapshotDisk {
             image: &self.image,
             l1: &self.l1,
             size: self.size,
+            changed: None,
         }
     }
 }

@@ -6,12 +6,14 @@
 //! written. The caller then proves that nothing refers to them (a refcount alone
 //! is not believed), and only then [`adopt`](Allocator::adopt)s the plan.
 
+use std::sync::Arc;
+
 use crate::{
     Error, Geometry, Result,
     addr::{HostCluster, HostOffset},
     format::{Header, refcount},
     io::Storage,
-    table::Refcounts,
+    table::{Refcounts, refcounts::Handle},
 };
 
 /// Host offsets have 56 bits (spec, standard cluster descriptor).
@@ -78,11 +80,24 @@ pub(crate) struct Allocator<'a> {
     /// Clusters at or past this index can't be had (the end of a block device).
     end: u64,
     table: Option<Run>,
+    /// Where the search begins; the clusters below aren't asked about.
+    cursor: HostCluster,
+}
+
+impl Allocator<'static> {
+    /// As [`new`](Self::new), for as long as it takes.
+    pub(crate) fn kept(storage: &Arc<dyn Storage>, header: &Header) -> Result<Self> {
+        Self::over(Handle::Kept(Arc::clone(storage)), header)
+    }
 }
 
 impl<'a> Allocator<'a> {
     /// Reads the refcount table of the image in `storage`.
     pub(crate) fn new(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
+        Self::over(Handle::Lent(storage), header)
+    }
+
+    fn over(storage: Handle<'a>, header: &Header) -> Result<Self> {
         let geometry = header.geometry();
         let end = if storage.can_grow() {
             HOST_LIMIT
@@ -92,11 +107,40 @@ impl<'a> Allocator<'a> {
                 .map_err(Error::io("asking for the size of the image"))?
         };
         Ok(Self {
-            refcounts: Refcounts::load(storage, header)?,
+            refcounts: Refcounts::load_from(storage, header)?,
             geometry,
             end: end >> geometry.cluster_bits(),
             table: None,
+            // Cluster 0 holds the header, whatever its refcount says.
+            cursor: HostCluster(1),
         })
+    }
+
+    /// Where the next [`plan`](Self::plan) begins to search.
+    pub(crate) fn cursor(&self) -> HostCluster {
+        self.cursor
+    }
+
+    /// Has the next [`plan`](Self::plan) begin at `cursor`, past the header's cluster.
+    pub(crate) fn search_from(&mut self, cursor: HostCluster) {
+        self.cursor = cursor.max(HostCluster(1));
+    }
+
+    /// Whether a larger refcount table was planned that isn't written yet. There can be
+    /// no other plan before it is.
+    pub(crate) fn table_pending(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Bytes of refcount blocks with changes that were not written.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.refcounts.dirty_bytes()
+    }
+
+    /// Forgets refcount blocks that were written and entered in the table if they are
+    /// more than `bytes`.
+    pub(crate) fn trim(&mut self, bytes: u64) {
+        self.refcounts.trim(bytes);
     }
 
     /// Finds `singles` clusters and a run for each length in `contiguous`, lowest
@@ -122,9 +166,7 @@ impl<'a> Allocator<'a> {
                 if grown {
                     plan.table = plan.runs.pop();
                 }
-                let kept = plan.singles.len().saturating_sub(missing.len());
-                let taken = plan.singles.split_off(kept);
-                plan.blocks = missing.into_iter().zip(taken).collect();
+                self.place_blocks(&mut plan, &missing);
                 return Ok(plan);
             }
             blocks = blocks.max(missing.len() as u64);
@@ -132,6 +174,28 @@ impl<'a> Allocator<'a> {
                 table_entries = self.larger_table(last_block)?;
             }
         }
+    }
+
+    /// Takes clusters of the plan for refcount blocks. Each block counts itself if it can:
+    /// then its entry can reach the disk before or after any other. Those that can't are
+    /// counted by one that is there, or that counts itself.
+    fn place_blocks(&self, plan: &mut Plan, missing: &[u64]) {
+        let entries = self.geometry.refcount_block_entries();
+        let mut elsewhere = Vec::new();
+        for &index in missing {
+            let below = |end: u64| {
+                let end = end.saturating_mul(entries);
+                plan.singles.partition_point(|cluster| cluster.0 < end)
+            };
+            let (start, end) = (below(index), below(index + 1));
+            match end.checked_sub(1).filter(|last| start <= *last) {
+                Some(last) => plan.blocks.push((index, plan.singles.remove(last))),
+                None => elsewhere.push(index),
+            }
+        }
+        let kept = plan.singles.len().saturating_sub(elsewhere.len());
+        let taken = plan.singles.split_off(kept);
+        plan.blocks.extend(elsewhere.into_iter().zip(taken));
     }
 
     /// Entries of a refcount table that reaches past `block`, with room to spare.
@@ -157,8 +221,7 @@ impl<'a> Allocator<'a> {
     fn first_fit(&mut self, singles: u64, contiguous: &[u64]) -> Result<Plan> {
         let mut runs: Vec<Option<Run>> = vec![None; contiguous.len()];
         let mut plan = Plan::default();
-        // Cluster 0 holds the header, whatever its refcount says.
-        let mut from = 1;
+        let mut from = self.cursor.0;
         loop {
             let open = runs.iter().any(Option::is_none);
             if !open && plan.singles.len() as u64 >= singles {

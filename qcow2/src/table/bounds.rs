@@ -16,17 +16,28 @@ use crate::{
 /// The length of the image file. It is asked for again only when something seems to be
 /// beyond it, for a running writer makes the file longer.
 #[derive(Debug, Default)]
-pub(crate) struct FileEnd(AtomicU64);
+pub(crate) struct FileEnd {
+    seen: AtomicU64,
+    /// As long as it will be when what is in memory is written.
+    promised: AtomicU64,
+}
 
 impl FileEnd {
     /// Whether the byte at `offset` is in the file; else the file's length.
     fn holds(&self, storage: &dyn Storage, offset: u64) -> io::Result<Result<(), u64>> {
-        if offset < self.0.load(Ordering::Relaxed) {
+        if offset < self.seen.load(Ordering::Relaxed)
+            || offset < self.promised.load(Ordering::Relaxed)
+        {
             return Ok(Ok(()));
         }
         let end = storage.size()?;
-        self.0.store(end, Ordering::Relaxed);
+        self.seen.store(end, Ordering::Relaxed);
         Ok(if offset < end { Ok(()) } else { Err(end) })
+    }
+
+    /// Says that there will be something up to `end`.
+    pub(crate) fn promise(&self, end: u64) {
+        self.promised.fetch_max(end, Ordering::Relaxed);
     }
 }
 

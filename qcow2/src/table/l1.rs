@@ -89,8 +89,42 @@ impl L1Table {
         }
     }
 
+    /// Entry `index` as it is; 0 where the table has none.
+    pub(crate) fn entry(&self, index: u64) -> L1Entry {
+        let entry = usize::try_from(index)
+            .ok()
+            .and_then(|i| self.entries.get(i));
+        entry.copied().unwrap_or_default()
+    }
+
+    /// Changes entry `index` in memory.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the table has none.
+    pub(crate) fn set(&mut self, index: u64, entry: L1Entry) -> Result<()> {
+        let place = usize::try_from(index)
+            .ok()
+            .and_then(|i| self.entries.get_mut(i));
+        match place {
+            Some(place) => {
+                *place = entry;
+                Ok(())
+            }
+            None => Err(self.corrupt(index, "the end of the table", "an entry")),
+        }
+    }
+
+    /// Where entry `index` stands in the image file.
+    pub(crate) fn place(&self, index: u64) -> HostOffset {
+        HostOffset(self.offset.0.saturating_add(index * L1Entry::LEN))
+    }
+
     fn corrupt(&self, index: u64, found: impl Into<String>, allowed: impl Into<String>) -> Error {
-        let at = HostOffset(self.offset.0.saturating_add(index * L1Entry::LEN));
-        Error::corrupt(format!("L1 table entry {index}"), at, found, allowed)
+        Error::corrupt(
+            format!("L1 table entry {index}"),
+            self.place(index),
+            found,
+            allowed,
+        )
     }
 }

@@ -5,11 +5,15 @@ mod allocator;
 mod bounds;
 mod l1;
 mod l2_cache;
+mod l2_dirty;
 mod refcounts;
+mod space;
 
 pub(crate) use allocator::{Allocator, Plan, Run, TableChange};
 pub(crate) use bounds::{Bounds, FileEnd};
 pub(crate) use l1::L1Table;
 pub(crate) use l2_cache::{L2Cache, SLICE};
+pub(crate) use l2_dirty::{DirtySlices, slice_size};
 pub use refcounts::Refcounts;
 pub(crate) use refcounts::refcount_zero_in_use;
+pub(crate) use space::Space;

@@ -1,7 +1,7 @@
 //! [`Refcounts`]: the refcounts of an image, read block by block as they are
 //! asked for, with changes kept apart until they are written.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use crate::{
     Error, Geometry, Result,
@@ -15,7 +15,7 @@ use crate::{
 /// Only blocks that were changed stay in memory, and one that was read last; a
 /// scan of a full image holds one block at a time.
 pub struct Refcounts<'a> {
-    storage: &'a dyn Storage,
+    storage: Handle<'a>,
     geometry: Geometry,
     /// The refcount table, one entry a refcount block.
     table: Vec<RefcountTableEntry>,
@@ -27,6 +27,26 @@ pub struct Refcounts<'a> {
     changed: BTreeMap<u64, Block>,
     /// The block read last: its index and its bytes.
     last_read: Option<(u64, Vec<u8>)>,
+}
+
+/// The image file: lent for one operation, or kept for as long as it takes.
+#[derive(Clone, Debug)]
+pub(crate) enum Handle<'a> {
+    /// Lent.
+    Lent(&'a dyn Storage),
+    /// Kept.
+    Kept(Arc<dyn Storage>),
+}
+
+impl<'a> Deref for Handle<'a> {
+    type Target = dyn Storage + 'a;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Lent(storage) => *storage,
+            Self::Kept(storage) => &**storage,
+        }
+    }
 }
 
 /// A refcount block in memory.
@@ -44,6 +64,11 @@ impl<'a> Refcounts<'a> {
     /// # Errors
     /// I/O errors only; entries are checked when they are used.
     pub fn load(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
+        Self::load_from(Handle::Lent(storage), header)
+    }
+
+    /// As [`load`](Self::load).
+    pub(super) fn load_from(storage: Handle<'a>, header: &Header) -> Result<Self> {
         let geometry = header.geometry();
         let table_offset = header.refcount_table_offset;
         let bytes = u64::from(header.refcount_table_clusters) * geometry.cluster_size();
@@ -102,14 +127,22 @@ impl<'a> Refcounts<'a> {
         let Some(offset) = entry.block() else {
             return Ok(None);
         };
-        // Past the end a block would read as zeros, and every cluster as free.
-        let inside = offset.0 < self.size && offset.0 >= self.geometry.cluster_size();
+        // Past the end a block would read as zeros, and every cluster as free. Blocks
+        // that were added are where the file ended before.
+        let size = match offset.0 < self.size {
+            true => self.size,
+            false => self
+                .storage
+                .size()
+                .map_err(Error::io("asking for the size of the image"))?,
+        };
+        let inside = offset.0 < size && offset.0 >= self.geometry.cluster_size();
         if entry.reserved() != 0 || !self.geometry.is_aligned(offset) || !inside {
             return Err(Error::corrupt(
                 format!("refcount table entry {index}"),
                 HostOffset(self.table_offset.0.saturating_add(index.saturating_mul(8))),
                 format!("{:#x}", entry.0),
-                format!("a cluster boundary inside the file of {} bytes", self.size),
+                format!("a cluster boundary inside the file of {size} bytes"),
             ));
         }
         Ok(Some(offset))
@@ -265,6 +298,24 @@ impl<'a> Refcounts<'a> {
         Ok(())
     }
 
+    /// Bytes of blocks with changes that were not written.
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        let dirty = self.changed.values().filter(|block| block.dirty).count();
+        self.geometry.cluster_size().saturating_mul(dirty as u64)
+    }
+
+    /// Forgets blocks that were written if they are more than `bytes`. Only when the
+    /// table in memory names them all: after
+    /// [`write_table_entries`](Self::write_table_entries) or
+    /// [`write_moved_table`](Self::write_moved_table).
+    pub(super) fn trim(&mut self, bytes: u64) {
+        let kept = self.changed.len() as u64;
+        if self.geometry.cluster_size().saturating_mul(kept) > bytes {
+            self.changed.retain(|_, block| block.dirty);
+            self.last_read = None;
+        }
+    }
+
     /// Enters blocks that were added into the table in memory; returns the
     /// indices of the entries that changed.
     fn enter_blocks(&mut self) -> Vec<u64> {
@@ -284,11 +335,32 @@ impl<'a> Refcounts<'a> {
     }
 
     /// Writes the table entries of blocks that were added, in place. The blocks
-    /// themselves must be on stable storage by then. No sync. Returns whether
-    /// anything was written.
+    /// themselves must be on stable storage by then. Blocks that count themselves come
+    /// first, and those that they count after a sync. Returns whether anything was
+    /// written; it is to be synced.
     pub(super) fn write_table_entries(&mut self) -> Result<bool> {
         let entered = self.enter_blocks();
-        for &index in &entered {
+        let (first, second): (Vec<u64>, Vec<u64>) = entered
+            .iter()
+            .partition(|index| self.counts_itself(**index));
+        self.write_entries(&first)?;
+        if !first.is_empty() && !second.is_empty() {
+            self.storage
+                .sync()
+                .map_err(Error::io("syncing the refcount table"))?;
+        }
+        self.write_entries(&second)?;
+        Ok(!entered.is_empty())
+    }
+
+    /// Whether the refcount of block `index` is in the block.
+    fn counts_itself(&self, index: u64) -> bool {
+        let host = self.changed.get(&index).map(|block| block.host);
+        host.is_some_and(|host| self.place(self.geometry.host_cluster(host)).0 == index)
+    }
+
+    fn write_entries(&self, indices: &[u64]) -> Result<()> {
+        for &index in indices {
             let Some(entry) = usize::try_from(index).ok().and_then(|i| self.table.get(i)) else {
                 continue;
             };
@@ -299,7 +371,7 @@ impl<'a> Refcounts<'a> {
                     "writing refcount table entry {index} at {at:#x}"
                 )))?;
         }
-        Ok(!entered.is_empty())
+        Ok(())
     }
 
     /// Writes the whole table, blocks that were added included, to a new place

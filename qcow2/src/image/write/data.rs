@@ -1,0 +1,368 @@
+//! Guest data: in place where a cluster is ours alone, else into a new cluster together
+//! with what stands around it.
+
+use std::ops::Range;
+
+use super::State;
+use crate::{
+    Error, Result,
+    addr::HostOffset,
+    disk::SECTOR,
+    format::{ExtendedL2Entry, L2Entry, SubclusterBitmap, l2::SUBCLUSTERS},
+    image::extents::{Keep, Mapped},
+};
+
+/// Writes that follow each other in the file are one write, up to this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Guest data that waits to be written, and where.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+/// Part of a cluster of the disk.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// Where the cluster begins.
+    pub(super) start: u64,
+    /// The bytes of it that are meant, within 0 and the cluster size.
+    pub(super) range: Range<u64>,
+}
+
+impl State {
+    /// The clusters that `range` touches.
+    pub(super) fn parts(&self, range: Range<u64>) -> impl Iterator<Item = Part> + use<> {
+        let cluster_size = self.image.geometry().cluster_size();
+        let first = range.start - range.start % cluster_size;
+        let mut next = first;
+        std::iter::from_fn(move || {
+            let start = next;
+            if start >= range.end {
+                return None;
+            }
+            next = start.saturating_add(cluster_size);
+            Some(Part {
+                start,
+                range: range.start.max(start) - start..range.end.min(next) - start,
+            })
+        })
+    }
+
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let end = offset.saturating_add(data.len() as u64);
+        let mut rest = data;
+        for part in self.parts(offset..end) {
+            let len = usize::try_from(part.range.end - part.range.start).unwrap_or(usize::MAX);
+            let (piece, behind) = rest.split_at_checked(len).unwrap_or_default();
+            self.write_part(&part, piece)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Writes `data` to a part of a cluster.
+    pub(super) fn write_part(&mut self, part: &Part, data: &[u8]) -> Result<()> {
+        let old = self.entry(part.start)?;
+        let units = Units::new(self);
+        let data_file = self.image.header().has_data_file();
+        let touched = units.touched(&part.range);
+        let stored = units.stored(old, data_file);
+        let ours = old.entry.host(data_file).filter(|_| old.entry.copied());
+        if let Some(host) = ours
+            && stored & touched == touched
+        {
+            // All of it is there: no entry changes.
+            return self.put(HostOffset(host.0 + part.range.start), &[data]);
+        }
+        let in_place = match ours {
+            // In a data file each cluster has the place that it has on the disk.
+            None if data_file => Some(HostOffset(part.start)),
+            host => host,
+        };
+        self.make_room(part.start, u64::from(in_place.is_none()))?;
+        // Nothing has changed if one of these fails; a table may be new, and empty.
+        let place = self.own_entry(part.start)?;
+        // Of a cluster that is left behind, what else is stored comes along.
+        let along = match in_place {
+            Some(_) => 0,
+            None => stored & !touched,
+        };
+        let kept = match in_place {
+            Some(_) => stored,
+            None => 0,
+        };
+        let around = units.around(&part.range, kept);
+        let head = self.old_bytes(part.start, around.start..part.range.start)?;
+        let tail = self.old_bytes(part.start, part.range.end..around.end)?;
+        let zeros_around = head.is_zero() && tail.is_zero();
+        let others = units
+            .runs(along)
+            .map(|range| Ok((range.start, self.old_bytes(part.start, range)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let host = match in_place {
+            Some(host) => host,
+            None => self.take_cluster()?,
+        };
+        let at = |within: u64| HostOffset(host.0 + within);
+        let (mut start, mut head, mut tail) = (around.start, head.bytes(), tail.bytes());
+        if zeros_around && !data_file && self.space.is_untouched(host) {
+            // Zeros are there. The file still ends with a whole sector.
+            let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
+            let skipped = head.len() / sector * sector;
+            head.truncate(head.len() - skipped);
+            tail.truncate(tail.len() % sector);
+            start += skipped as u64;
+        }
+        self.put(at(start), &[&head, data, &tail])?;
+        for (start, bytes) in others {
+            self.put(at(start), &[&bytes.bytes()])?;
+        }
+        let new = units.entry(host, stored | touched, old, touched);
+        self.set_entry(place, new);
+        if in_place.is_none() {
+            self.drop_cluster(old.entry, false);
+        }
+        Ok(())
+    }
+
+    /// Gives back the clusters that `old`, which was replaced, refers to; with `punch`
+    /// their space, too.
+    pub(super) fn drop_cluster(&mut self, old: L2Entry, punch: bool) {
+        let geometry = self.image.geometry();
+        if self.image.header().has_data_file() {
+            return;
+        }
+        if old.is_compressed() {
+            let (host, len) = old.compressed_range(geometry);
+            self.space.give_back(host, len, punch);
+        } else if let Some(host) = old.host(false) {
+            self.space.give_back(host, geometry.cluster_size(), punch);
+        }
+    }
+
+    /// What a part of the cluster at `start` holds so far.
+    fn old_bytes(&self, start: u64, range: Range<u64>) -> Result<OldBytes> {
+        let len = range.end.saturating_sub(range.start);
+        let first = start.saturating_add(range.start);
+        // What is past the disk's end is zeros.
+        let inside = self.size.saturating_sub(first).min(len);
+        if len == 0 || self.is_known_zero(first..first + inside)? {
+            return Ok(OldBytes::Zeros(len));
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        let part = bytes.get_mut(..usize::try_from(inside).unwrap_or(usize::MAX));
+        self.view().read(first, part.unwrap_or_default())?;
+        Ok(OldBytes::Data(bytes))
+    }
+
+    /// Whether `range` is known to read as zeros without reading it.
+    pub(super) fn is_known_zero(&self, range: Range<u64>) -> Result<bool> {
+        let mut at = range.start;
+        let mut stretches = Vec::new();
+        while at < range.end {
+            stretches.clear();
+            self.view()
+                .stretches(at..range.end, Keep::Yes, &mut stretches)?;
+            for stretch in &stretches {
+                let zero = match stretch.mapped {
+                    Mapped::Zero { .. } => true,
+                    Mapped::Unallocated { .. } => !self.backing_reaches(stretch.start),
+                    Mapped::Data { .. } | Mapped::Compressed { .. } => false,
+                };
+                if !zero {
+                    return Ok(false);
+                }
+                at = stretch.end();
+            }
+            if stretches.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether there is, or may be, something in the backing file at `offset` or behind.
+    pub(super) fn backing_reaches(&self, offset: u64) -> bool {
+        match self.image.open_backing() {
+            Ok(None) => false,
+            Ok(Some(disk)) => offset < disk.size(),
+            // One that isn't open.
+            Err(_) => true,
+        }
+    }
+
+    /// Has guest data written at `at`, with that before it if it follows.
+    fn put(&mut self, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
+        let mut at = at.0;
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            let end = self.batch.at.saturating_add(self.batch.bytes.len() as u64);
+            let room = BATCH_BYTES.saturating_sub(self.batch.bytes.len());
+            if !self.batch.bytes.is_empty() && (end != at || piece.len() > room) {
+                self.write_batch()?;
+            }
+            if self.batch.bytes.is_empty() {
+                self.batch.at = at;
+            }
+            if piece.len() > BATCH_BYTES {
+                self.write_data(at, piece)?;
+            } else {
+                self.batch.bytes.extend_from_slice(piece);
+            }
+            at = at.saturating_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes the data that waits.
+    pub(super) fn write_batch(&mut self) -> Result<()> {
+        if self.batch.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = std::mem::take(&mut self.batch.bytes);
+        // After a failure nothing more is written.
+        let written = self.require_unfailed();
+        let written = written.and_then(|()| self.write_data(self.batch.at, &bytes));
+        bytes.clear();
+        self.batch.bytes = bytes;
+        written
+    }
+
+    fn write_data(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.unsynced = true;
+        let action = format!("writing guest data at {at:#x} of '{}'", self.image.name);
+        let written = match self.image.data_storage() {
+            Ok(storage) => storage.write_all_at(at, bytes).map_err(Error::io(action)),
+            Err(error) => Err(error),
+        };
+        self.stored(written)?;
+        self.space.touched(at.saturating_add(bytes.len() as u64));
+        Ok(())
+    }
+}
+
+/// What was there before.
+#[derive(Debug)]
+enum OldBytes {
+    Zeros(u64),
+    Data(Vec<u8>),
+}
+
+impl OldBytes {
+    fn is_zero(&self) -> bool {
+        matches!(self, Self::Zeros(_))
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Zeros(len) => vec![0; usize::try_from(len).unwrap_or(0)],
+            Self::Data(bytes) => bytes,
+        }
+    }
+}
+
+/// The parts of a cluster that are allocated each by itself: its subclusters, or all of
+/// it. A set of them has one bit each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Units {
+    /// Bytes of one.
+    pub(super) size: u64,
+    count: u32,
+}
+
+impl Units {
+    pub(super) fn new(state: &State) -> Self {
+        let geometry = state.image.geometry();
+        let count = match geometry.extended_l2() {
+            true => SUBCLUSTERS,
+            false => 1,
+        };
+        Self {
+            size: geometry.cluster_size() / u64::from(count),
+            count,
+        }
+    }
+
+    /// All of them.
+    pub(super) fn all(self) -> u32 {
+        u32::MAX >> (32 - self.count)
+    }
+
+    /// Those from `first` up to, without, `end`.
+    pub(super) fn between(self, first: u64, end: u64) -> u32 {
+        let mask = |n: u64| match u32::try_from(n.min(32)) {
+            Ok(32) | Err(_) => u32::MAX,
+            Ok(n) => (1 << n) - 1,
+        };
+        mask(end) & !mask(first)
+    }
+
+    /// Those that `range` touches.
+    pub(super) fn touched(self, range: &Range<u64>) -> u32 {
+        self.between(range.start / self.size, range.end.div_ceil(self.size))
+    }
+
+    /// Those whose data `entry` has.
+    pub(super) fn stored(self, both: ExtendedL2Entry, data_file: bool) -> u32 {
+        let entry = both.entry;
+        if entry.is_compressed() {
+            return self.all();
+        }
+        match entry.host(data_file) {
+            None => 0,
+            Some(_) if self.count > 1 => both.bitmap.allocated(),
+            Some(_) if entry.reads_as_zeros() => 0,
+            Some(_) => 1,
+        }
+    }
+
+    /// What has to be written for `range`: all of it, and the rest of the units that it
+    /// touches in part and that aren't in `kept`.
+    fn around(self, range: &Range<u64>, kept: u32) -> Range<u64> {
+        let is_kept = |at: u64| kept & self.between(at / self.size, at / self.size + 1) != 0;
+        let start = match is_kept(range.start) {
+            true => range.start,
+            false => range.start / self.size * self.size,
+        };
+        let end = match is_kept(range.end - 1) {
+            true => range.end,
+            false => range.end.div_ceil(self.size) * self.size,
+        };
+        start..end
+    }
+
+    /// The bytes of `set`, adjoining ones at once.
+    fn runs(self, set: u32) -> impl Iterator<Item = Range<u64>> {
+        let mut left = set;
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let first = left.trailing_zeros();
+            let end = first + (left >> first).trailing_ones();
+            left &= !self.between(first.into(), end.into());
+            Some(u64::from(first) * self.size..u64::from(end) * self.size)
+        })
+    }
+
+    /// The entry of a cluster at `host` that has `stored`, of which `written` is new.
+    fn entry(
+        self,
+        host: HostOffset,
+        stored: u32,
+        old: ExtendedL2Entry,
+        written: u32,
+    ) -> ExtendedL2Entry {
+        let entry = L2Entry::data(host, true);
+        let zeros = match old.entry.is_compressed() {
+            true => 0,
+            false => old.bitmap.zeros() & !written,
+        };
+        let bitmap = match self.count {
+            1 => SubclusterBitmap::default(),
+            _ => SubclusterBitmap(u64::from(zeros) << 32 | u64::from(stored)),
+        };
+        ExtendedL2Entry { entry, bitmap }
+    }
+}

@@ -1,0 +1,327 @@
+//! [`GuestWriter`]: the guest's disk of an image, to be written.
+//!
+//! ```text
+//! write, zero, discard ──► record      bitmaps: in use on disk first, then bits in memory
+//!                          data        clusters in place or new; data goes out at once
+//!                          zero        entries that say zeros, clusters given back
+//!                          tables      L1 and L2 entries, changed in memory
+//! flush ─────────────────► flush       tables and refcounts reach the disk in order
+//! ```
+//!
+//! Nothing on stable storage refers to anything that isn't there too, at any moment
+//! (docs/crash-order.md). The image was proven sound when the writer was made
+//! (`prove`): refcounts that are too low, or copied flags that lie, would let a write
+//! hit what belongs to somebody else.
+
+mod data;
+mod flush;
+mod prove;
+mod record;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod zero;
+
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use super::{Image, extents::View};
+use crate::{
+    Error, Result,
+    disk::{Disk, DiskExt, Extent, SECTOR},
+    io::Storage,
+    table::{DirtySlices, L1Table, Space},
+};
+use data::Batch;
+use record::Recorder;
+
+/// The guest's disk of an image, to be written and read.
+///
+/// What was written can be read back at once. It is on stable storage after
+/// [`flush`](Self::flush); what was written before the last flush survives any
+/// interruption, what was written since may or may not. [`close`](Self::close) ends it:
+/// nothing is written when a writer is dropped.
+///
+/// **Every enabled bitmap of the image records every write, zero and discard.** Before
+/// the first one they are marked as in use, and `close` stores them. A writer that ends
+/// without it leaves them in use, so that nobody takes them for complete. Bitmaps that
+/// are disabled, in use or void stay as they are.
+///
+/// After a write or a sync failed nothing more is written: every later call fails, too.
+/// The image is then as an interruption would have left it.
+///
+/// Many threads can read at once; a write has the disk for itself.
+#[derive(Debug)]
+pub struct GuestWriter {
+    name: String,
+    size: u64,
+    file: Option<Arc<dyn Storage>>,
+    backing: Option<Arc<dyn Disk>>,
+    state: RwLock<State>,
+}
+
+/// What a writer has in memory.
+#[derive(Debug)]
+struct State {
+    image: Image,
+    /// Bytes of the disk, whole sectors.
+    size: u64,
+    l1: L1Table,
+    /// Indices of L1 entries that were changed.
+    l1_changed: BTreeSet<u64>,
+    l2: DirtySlices,
+    space: Space,
+    recorder: Recorder,
+    batch: Batch,
+    /// The image was made ready for the first change.
+    begun: bool,
+    /// Guest data was written since the last sync.
+    unsynced: bool,
+    /// Refcounts were lowered since the last sync.
+    released: bool,
+    failure: Option<Failure>,
+}
+
+/// A write or sync that failed.
+#[derive(Clone, Debug)]
+struct Failure {
+    message: String,
+    kind: std::io::ErrorKind,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        let (cause, kind) = match error {
+            Error::Io { source, .. } => (format!(": {source}"), source.kind()),
+            _ => (String::new(), std::io::ErrorKind::Other),
+        };
+        Self {
+            message: format!("{error}{cause}"),
+            kind,
+        }
+    }
+
+    fn again(&self) -> Error {
+        Error::Io {
+            action: "writing after an earlier failure".into(),
+            source: std::io::Error::new(self.kind, self.message.clone()),
+        }
+    }
+}
+
+impl GuestWriter {
+    /// Takes the guest's disk of `image` for writing. All of the image's metadata is
+    /// read, to prove that nothing else can be hit. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the image wasn't opened for writing, if its check finds
+    /// anything worse than leaked clusters, if a bitmap that is to record can't be read,
+    /// or if its data file wasn't opened; [`Error::Unsupported`] for encrypted images;
+    /// I/O errors.
+    pub fn new(image: Image) -> Result<Self> {
+        image.require_writable()?;
+        let file = Arc::clone(image.data_storage()?);
+        let backing = image.open_backing().ok().flatten().cloned();
+        let mut space = Space::new(&image.storage, image.header())?;
+        prove::sound(&image, &mut space)?;
+        let recorder = Recorder::load(&image)?;
+        let l1 = image.read_active_l1()?;
+        let size = image.virtual_size() / SECTOR * SECTOR;
+        Ok(Self {
+            name: image.name.clone(),
+            size,
+            file: Some(file),
+            backing,
+            state: RwLock::new(State {
+                image,
+                size,
+                l1,
+                l1_changed: BTreeSet::new(),
+                l2: DirtySlices::default(),
+                space,
+                recorder,
+                batch: Batch::default(),
+                begun: false,
+                unsynced: false,
+                released: false,
+                failure: None,
+            }),
+        })
+    }
+
+    /// Writes `data` at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a range beyond the disk's end, or if there is no room;
+    /// [`Error::Guest`] if what stands around `data` in its cluster can't be read; I/O
+    /// errors. Of the range any part may have been written then.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_range(offset, data.len())?;
+        let range = offset..offset.saturating_add(data.len() as u64);
+        self.change(range, |state, range| state.write(range.start, data))
+    }
+
+    /// Makes `range` read as zeros. With `unmap` its clusters are given back, else those
+    /// that are there stay ready to be written.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn zero(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.check_length(&range)?;
+        self.change(range, |state, range| state.zero(range, unmap))
+    }
+
+    /// Gives the clusters in `range` back; afterwards they read as zeros. Parts of
+    /// clusters at its ends (of subclusters in images that have them) stay as they are,
+    /// and so does all of it in an image of version 2 with a backing file, where nothing
+    /// could say that they are zeros.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.check_length(&range)?;
+        self.change(range, State::discard)
+    }
+
+    /// Returns when all that was written is on stable storage.
+    ///
+    /// # Errors
+    /// I/O errors, after which nothing more is written.
+    pub fn flush(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.require_unfailed()?;
+        state.flush()
+    }
+
+    /// Flushes, and stores the bitmaps that recorded. Returns the image when all of it is
+    /// on stable storage.
+    ///
+    /// # Errors
+    /// I/O errors; also those of an earlier failure. Bitmaps are in use then.
+    pub fn close(self) -> Result<Image> {
+        let state = self.state.into_inner();
+        state.unwrap_or_else(PoisonError::into_inner).close()
+    }
+
+    fn check_length(&self, range: &Range<u64>) -> Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        self.check_range(range.start, usize::try_from(len).unwrap_or(usize::MAX))
+    }
+
+    fn change(
+        &self,
+        range: Range<u64>,
+        change: impl FnOnce(&mut State, Range<u64>) -> Result<()>,
+    ) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        state.require_unfailed()?;
+        state.begin()?;
+        state.recorder.record(range.clone());
+        let changed = change(&mut state, range);
+        // Entries in memory already refer to what waits.
+        let written = state.write_batch();
+        changed.and(written)
+    }
+
+    fn lock(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_lock(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The disk as it is with all that was written.
+    fn view(&self) -> View<'_> {
+        View {
+            image: &self.image,
+            l1: &self.l1,
+            size: self.size,
+            changed: Some(&self.l2),
+        }
+    }
+
+    fn require_unfailed(&self) -> Result<()> {
+        match &self.failure {
+            None => Ok(()),
+            Some(failure) => Err(failure.again()),
+        }
+    }
+
+    /// Keeps in mind that a write or a sync failed.
+    fn stored<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.failure.get_or_insert_with(|| Failure::of(error));
+        }
+        result
+    }
+
+    /// Before the first change: the bitmaps that record are in use, and features that
+    /// this crate doesn't know are void, on stable storage.
+    fn begin(&mut self) -> Result<()> {
+        if self.begun {
+            return Ok(());
+        }
+        let begun = self
+            .recorder
+            .begin(&self.image)
+            .and_then(|()| self.image.clear_unknown_autoclear());
+        self.stored(begun)?;
+        self.begun = true;
+        Ok(())
+    }
+
+    fn close(mut self) -> Result<Image> {
+        self.require_unfailed()?;
+        self.flush()?;
+        if self.released {
+            self.sync_image()?;
+        }
+        let Self {
+            mut image,
+            recorder,
+            begun,
+            ..
+        } = self;
+        image.forget_tables();
+        if begun {
+            recorder.store(&mut image)?;
+        }
+        Ok(image)
+    }
+}
+
+impl Disk for GuestWriter {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn query(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        self.read_lock().view().query(range, out)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.check_range(offset, out.len())?;
+        self.read_lock().view().read(offset, out)
+    }
+
+    fn file(&self) -> Option<&Arc<dyn Storage>> {
+        self.file.as_ref()
+    }
+
+    fn backing(&self) -> Option<&Arc<dyn Disk>> {
+        self.backing.as_ref()
+    }
+}

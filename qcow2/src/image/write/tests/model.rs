@@ -1,0 +1,161 @@
+//! Random writes, zeroes, discards, flushes and reopens.
+
+use super::*;
+
+/// Every kind of image: options, and whether it has a backing file.
+pub(super) fn kinds() -> Vec<(String, CreateOptions, bool)> {
+    let mut kinds = Vec::new();
+    let mut add = |name: &str, options: CreateOptions, base| {
+        let (cluster, bits) = (options.cluster_size, options.refcount_bits);
+        kinds.push((
+            format!("{name}, cluster {cluster}, {bits} bits"),
+            options,
+            base,
+        ));
+    };
+    for bits in 9..=21_u32 {
+        let cluster_size = 1 << bits;
+        let clusters = if bits < 12 { 600 } else { 6 + (21 - bits) * 4 };
+        let size = Some(cluster_size * u64::from(clusters) + 1536);
+        let refcount_bits = 1 << ((bits - 9) % 7);
+        let plain = CreateOptions {
+            size,
+            cluster_size,
+            refcount_bits,
+            ..CreateOptions::default()
+        };
+        add("plain", plain.clone(), false);
+        add("over a base", plain.clone(), true);
+        let v2 = CreateOptions {
+            version: Version::V2,
+            refcount_bits: 16,
+            ..plain.clone()
+        };
+        add("version 2", v2.clone(), false);
+        add("version 2 over a base", v2, true);
+        let preallocated = CreateOptions {
+            preallocation: create::Preallocation::Metadata,
+            ..plain.clone()
+        };
+        add("preallocated", preallocated, false);
+        for raw in [false, true] {
+            let outside = CreateOptions {
+                data_file: Some(b"data".to_vec()),
+                data_file_raw: raw,
+                ..plain.clone()
+            };
+            add(
+                if raw { "raw data file" } else { "data file" },
+                outside,
+                false,
+            );
+        }
+        if bits >= 14 {
+            let extended = CreateOptions {
+                extended_l2: true,
+                ..plain
+            };
+            add("subclusters", extended.clone(), false);
+            add("subclusters over a base", extended.clone(), true);
+            let outside = CreateOptions {
+                data_file: Some(b"data".to_vec()),
+                ..extended
+            };
+            add("subclusters in a data file", outside, false);
+        }
+    }
+    kinds
+}
+
+pub(super) fn rig_of(options: &CreateOptions, base: bool) -> Rig {
+    // Shorter than the disk, and no whole clusters.
+    let len = options.size.unwrap() / 3 * 2 + 512;
+    let bytes: Vec<u8> = (0..len).map(|n| (n / 300 + 1).to_le_bytes()[0]).collect();
+    Rig::new(options, base.then_some(&bytes[..]))
+}
+
+#[test]
+fn what_is_written_is_read_and_recorded() {
+    for (seed, (name, options, base)) in (1..).zip(kinds()) {
+        let mut random = Random(seed * 77_777);
+        let rig = rig_of(&options, base);
+        let mut model = Model::of(&rig);
+        for round in 0..3 {
+            let writer = rig.writer();
+            for step in 0..20 {
+                let op = Op::random(&mut random, model.size(), options.cluster_size);
+                let what = format!("{name}, round {round}, step {step}: {op:x?}");
+                op.apply(&writer)
+                    .unwrap_or_else(|e| panic!("{what}: {e:?}"));
+                model.apply(&op);
+                if step % 5 == 4 {
+                    assert!(read_all(&writer) == model.bytes, "{what}");
+                }
+            }
+            writer.close().unwrap();
+            model.assert_is(&rig, &format!("{name}, round {round}"));
+        }
+        if options.data_file_raw {
+            let mut bytes = rig.data.as_ref().unwrap().to_vec(1 << 30).unwrap();
+            bytes.resize(model.bytes.len(), 0);
+            assert!(bytes == model.bytes, "{name}: other bytes in the data file");
+        }
+    }
+}
+
+#[test]
+fn the_refcount_table_grows() {
+    let options = CreateOptions {
+        size: Some(8 << 20),
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..CreateOptions::default()
+    };
+    let rig = Rig::new(&options, None);
+    let before = rig.open().header().refcount_table_clusters;
+    let mut model = Model::of(&rig);
+    let writer = rig.writer();
+    for index in 0..16 {
+        let op = Op::Write(index << 19..(index + 1) << 19, 7);
+        op.apply(&writer).unwrap();
+        model.apply(&op);
+    }
+    writer.close().unwrap();
+    model.assert_is(&rig, "full");
+    assert!(rig.open().header().refcount_table_clusters > before);
+}
+
+#[test]
+fn nothing_is_written_without_a_change() {
+    let rig = rig_of(&model_options(), false);
+    rig.image.start_journal();
+    let writer = rig.writer();
+    writer.write(5, &[]).unwrap();
+    writer.zero(5..5, true).unwrap();
+    writer.flush().unwrap();
+    assert!(writer.write(1 << 40, &[1]).is_err());
+    writer.close().unwrap();
+    assert_eq!(rig.image.journal().operations(), []);
+}
+
+#[test]
+fn what_was_discarded_is_used_again() {
+    let rig = rig_of(&model_options(), false);
+    let writer = rig.writer();
+    for round in 0..50 {
+        writer.write(0, &vec![round; 1 << 19]).unwrap();
+        writer.discard(0..1 << 19).unwrap();
+        writer.flush().unwrap();
+    }
+    writer.close().unwrap();
+    rig.assert_clean("discarded");
+    assert!(rig.image.size().unwrap() < 2 << 20);
+}
+
+fn model_options() -> CreateOptions {
+    CreateOptions {
+        size: Some(1 << 20),
+        cluster_size: 4096,
+        ..CreateOptions::default()
+    }
+}

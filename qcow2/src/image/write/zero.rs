@@ -1,0 +1,204 @@
+//! Zeros: entries that say so where the image can, and clusters given back.
+
+use std::ops::Range;
+
+use super::{
+    State,
+    data::{Part, Units},
+};
+use crate::{
+    Error, Result,
+    addr::HostOffset,
+    format::{Autoclear, ExtendedL2Entry, L2Entry, SubclusterBitmap},
+};
+
+/// Zeros are written in pieces of this many bytes, where they have to be.
+const PIECE: usize = 64 << 10;
+
+impl State {
+    pub(super) fn zero(&mut self, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.each_part(range, |state, part| state.zero_part(part, unmap))
+    }
+
+    pub(super) fn discard(&mut self, range: Range<u64>) -> Result<()> {
+        if self.image.header().version < 3 && self.backing_reaches(0) {
+            return Ok(());
+        }
+        self.each_part(range, |state, part| {
+            let whole = state.whole_units(part);
+            state.zero_units(part, whole, true)
+        })
+    }
+
+    /// Calls `each` for the clusters of `range`, but for those of which there is nothing
+    /// and that read as zeros.
+    fn each_part(
+        &mut self,
+        range: Range<u64>,
+        each: impl Fn(&mut Self, &Part) -> Result<()>,
+    ) -> Result<()> {
+        let coverage = self.image.geometry().l2_coverage();
+        let mut at = range.start;
+        while at < range.end {
+            let index = at / coverage;
+            let end = (index + 1).saturating_mul(coverage).min(range.end);
+            let empty = self.l1.entry(index).0 == 0;
+            if !(empty && !self.backing_reaches(at) && !self.is_raw_outside()) {
+                for part in self.parts(at..end) {
+                    each(self, &part)?;
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Whether guest data is in an external data file that can be read without us.
+    fn is_raw_outside(&self) -> bool {
+        let header = self.image.header();
+        let raw = header.autoclear_features.contains(Autoclear::DATA_FILE_RAW);
+        header.has_data_file() && raw
+    }
+
+    /// The bytes of the units that lie in `part` wholly; the last one ends with the disk.
+    fn whole_units(&self, part: &Part) -> Range<u64> {
+        let size = Units::new(self).size;
+        let cluster_size = self.image.geometry().cluster_size();
+        let start = part.range.start.next_multiple_of(size);
+        let at_end = part.start.saturating_add(part.range.end) >= self.size;
+        let end = match at_end {
+            true => cluster_size,
+            false => part.range.end / size * size,
+        };
+        start.min(end)..end
+    }
+
+    fn zero_part(&mut self, part: &Part, unmap: bool) -> Result<()> {
+        let on_disk = |range: &Range<u64>| part.start + range.start..part.start + range.end;
+        if self.image.header().version < 3 {
+            // Nothing can say zeros, but what isn't there may be.
+            let whole = self.whole_units(part);
+            if unmap && !whole.is_empty() && !self.backing_reaches(part.start) {
+                return self.zero_units(part, whole, true);
+            }
+            return self.write_zeros(on_disk(&part.range));
+        }
+        let whole = self.whole_units(part);
+        if whole.is_empty() {
+            return self.write_zeros(on_disk(&part.range));
+        }
+        if part.range.start < whole.start {
+            self.write_zeros(on_disk(&(part.range.start..whole.start)))?;
+        }
+        if whole.end < part.range.end {
+            self.write_zeros(on_disk(&(whole.end..part.range.end)))?;
+        }
+        self.zero_units(part, whole, unmap)
+    }
+
+    /// Writes zeros as data, unless they are there.
+    fn write_zeros(&mut self, range: Range<u64>) -> Result<()> {
+        if self.is_known_zero(range.clone())? && !self.is_raw_outside() {
+            return Ok(());
+        }
+        let zeros = vec![0; PIECE];
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at)
+                .unwrap_or(usize::MAX)
+                .min(PIECE);
+            self.write(at, zeros.get(..len).unwrap_or_default())?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes whole units of a cluster read as zeros.
+    fn zero_units(&mut self, part: &Part, whole: Range<u64>, unmap: bool) -> Result<()> {
+        if whole.is_empty() {
+            return Ok(());
+        }
+        let units = Units::new(self);
+        let set = units.touched(&whole);
+        let old = self.entry(part.start)?;
+        let unallocated = old == ExtendedL2Entry::default();
+        if self.is_raw_outside() {
+            self.zero_outside(part.start, &whole)?;
+        } else if unallocated && !self.backing_reaches(part.start) {
+            return Ok(());
+        }
+        let all = set == units.all();
+        if old.entry.is_compressed() && !all {
+            let start = part.start.saturating_add(whole.start);
+            let end = part.start.saturating_add(whole.end).min(self.size);
+            return self.write_zeros(start..end);
+        }
+        let Some((new, drop)) = self.zeroed(part.start, old, set, unmap) else {
+            return Ok(());
+        };
+        self.make_room(part.start, 0)?;
+        let place = self.own_entry(part.start)?;
+        self.set_entry(place, new);
+        if drop {
+            self.drop_cluster(old.entry, true);
+        }
+        Ok(())
+    }
+
+    /// What becomes of an entry of which `set` is to read as zeros, and whether its
+    /// cluster is given back; `None` if it stays as it is.
+    fn zeroed(
+        &self,
+        start: u64,
+        old: ExtendedL2Entry,
+        set: u32,
+        unmap: bool,
+    ) -> Option<(ExtendedL2Entry, bool)> {
+        let header = self.image.header();
+        let data_file = header.has_data_file();
+        let units = Units::new(self);
+        let host = match old.entry.host(data_file) {
+            // What is in a raw data file stays there.
+            None if self.is_raw_outside() => Some(HostOffset(start)),
+            host => host,
+        };
+        let keep = self.is_raw_outside() || (!unmap && old.entry.copied());
+        let stored = match old.entry.is_compressed() {
+            true => 0,
+            false => units.stored(old, data_file) & !set,
+        };
+        let kept = host.filter(|_| keep || stored != 0);
+        let copied = old.entry.copied() || data_file;
+        let entry = kept.map_or(L2Entry::default(), |host| L2Entry::data(host, copied));
+        let new = if self.image.geometry().extended_l2() {
+            let zeros = match old.entry.is_compressed() {
+                true => set,
+                false => old.bitmap.zeros() | set,
+            };
+            let bitmap = SubclusterBitmap(u64::from(zeros) << 32 | u64::from(stored));
+            ExtendedL2Entry { entry, bitmap }
+        } else {
+            let entry = match header.version {
+                ..3 => L2Entry::default(),
+                _ => L2Entry::zero(kept.map(|host| (host, copied))),
+            };
+            let bitmap = SubclusterBitmap::default();
+            ExtendedL2Entry { entry, bitmap }
+        };
+        (new != old).then_some((new, kept.is_none()))
+    }
+
+    /// Zeros in the external data file, as they are on the disk.
+    fn zero_outside(&mut self, start: u64, range: &Range<u64>) -> Result<()> {
+        self.write_batch()?;
+        self.unsynced = true;
+        let end = start.saturating_add(range.end).min(self.size);
+        let zeroed = match self.image.data_storage() {
+            Ok(storage) => storage
+                .zero(start + range.start..end)
+                .map_err(Error::io("writing zeros to the data file")),
+            Err(error) => Err(error),
+        };
+        self.stored(zeroed)
+    }
+}
