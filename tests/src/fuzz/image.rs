@@ -8,8 +8,8 @@ use qcow2::{
     addr::HostOffset,
     check::{CheckOptions, Finding, Metadata, check},
     format::{
-        BitmapDirectory, BitmapFlags, BitmapsExtension, Header, HeaderArea, LuksHeader, Snapshot,
-        bitmap_table, l1, l2, refcount,
+        BitmapDirectory, BitmapFlags, BitmapsExtension, Header, HeaderArea, Incompatible,
+        LuksHeader, Snapshot, bitmap_table, l1, l2, refcount,
     },
     io::{LockMode, Storage, memory::MemoryStorage},
 };
@@ -188,6 +188,8 @@ pub fn image(data: &[u8]) {
         let Ok(mut image) = options.open_storage("fuzz", Arc::new(storage.clone())) else {
             return;
         };
+        // One with the dirty bit was repaired.
+        let opened = storage.fork();
         // Void bitmaps go away with the first edit, as they do in QEMU.
         let void = image.bitmaps().is_ok_and(|bitmaps| bitmaps.is_voided());
         let before = contents(&image);
@@ -219,12 +221,26 @@ pub fn image(data: &[u8]) {
                     assert!(now <= leaks, "an edit leaked: {leaks} became {now}");
                 }
             }
-            Err(_) => assert!(
-                storage.to_vec(data.len()).is_ok_and(|bytes| bytes == data),
-                "a refused edit wrote"
-            ),
+            Err(_) => {
+                let bytes = |of: &MemoryStorage| {
+                    let size = usize::try_from(of.size().unwrap()).unwrap();
+                    of.to_vec(size).unwrap()
+                };
+                assert!(bytes(&storage) == bytes(&opened), "a refused edit wrote");
+                assert!(
+                    image_was_dirty(&original) || bytes(&opened) == data,
+                    "opening wrote to an image without the dirty bit"
+                );
+            }
         }
     }
+}
+
+fn image_was_dirty(storage: &MemoryStorage) -> bool {
+    HeaderArea::read_for_check(storage).is_ok_and(|area| {
+        let features = area.header().incompatible_features;
+        features.contains(Incompatible::DIRTY)
+    })
 }
 
 /// Corruptions and leaks that the check finds; `None` where it gives up.
