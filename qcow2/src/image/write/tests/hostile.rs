@@ -35,7 +35,7 @@ fn random_damage_is_refused_or_does_no_harm() {
         let mut random = Random(seed * 0x9e37_79b9);
         let base = seed % 3 == 0;
         let (sound, model) = match seed % 50 {
-            1 => sample(&options(seed % 2 == 0), base, &mut random),
+            1 => sample(&options(seed / 50 % 2 == 0), base, &mut random),
             _ => continue,
         };
         for _ in 0..50 {
@@ -68,8 +68,11 @@ fn random_damage_is_refused_or_does_no_harm() {
                 refused += 1;
                 continue;
             };
-            let mut before = vec![0; model.bytes.len()];
+            // The damage may have made it another disk, smaller or larger.
+            let mut before = vec![0; usize::try_from(image.size().min(64 << 20)).unwrap()];
             let readable = image.read(0, &mut before).is_ok();
+            let size = before.len() as u64;
+            let whole = size == image.size() && image.header().version == 3;
             let untouched = rig.fork();
             let writer = match image.into_writer() {
                 Ok(writer) => writer,
@@ -84,12 +87,12 @@ fn random_damage_is_refused_or_does_no_harm() {
             };
             written += 1;
             let ops: Vec<Op> = (0..20)
-                .map(|_| Op::random(&mut random, model.size(), 16384))
+                .map(|_| Op::random(&mut random, size, 16384))
                 .collect();
             let done = ops.iter().all(|op| op.apply(&writer).is_ok());
             let closed = writer.close();
             assert!(rig.check().1.is_empty(), "seed {seed}: {:?}", rig.check().1);
-            if done && closed.is_ok() && readable {
+            if done && closed.is_ok() && readable && whole {
                 let mut after = Model {
                     bytes: before,
                     ..model.clone()
