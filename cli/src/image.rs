@@ -1,9 +1,16 @@
 //! From a name on the command line to an open image, and the words for what goes wrong.
 
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::OsStr,
+    io::{self, Write},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use qcow2::{
     DataFilePolicy, Error, Image, OpenOptions,
+    check::{Fixed, RepairEvent},
     format::HeaderArea,
     io::{Access, FileStorage, LockMode, Locking, Storage},
 };
@@ -180,7 +187,8 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
             let options = OpenOptions::new()
                 .writable(access == Access::ReadWrite)
                 .lock(lock)
-                .data_file(what_for.data_file(spec));
+                .data_file(what_for.data_file(spec))
+                .on_repair(tell_repair(&spec.given));
             Content::Qcow2(Box::new(options.open_file(file).map_err(failed)?))
         }
         Driver::Raw => Content::Raw,
@@ -192,6 +200,31 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
         allocated,
         content,
     })
+}
+
+/// Prints what is repaired in a dirty image when it is opened for writing: in place of
+/// qemu-img all that it prints, otherwise one line when it is done.
+pub(crate) fn tell_repair(given: &OsStr) -> impl Fn(&RepairEvent<'_>) + Send + Sync + 'static {
+    let given = given.to_string_lossy().into_owned();
+    let done = AtomicBool::new(false);
+    move |event| match event {
+        RepairEvent::DoubleCheck(fixed) => {
+            done.store(true, Ordering::Relaxed);
+            if !progname::is_qemu_img() {
+                let Fixed { leaks, corruptions } = fixed;
+                progname::warning(format_args!(
+                    "'{given}' was not closed properly; {leaks} leaked clusters and \
+                     {corruptions} corruptions were repaired"
+                ));
+            }
+        }
+        // A second check is none of qemu-img's here.
+        _ if done.load(Ordering::Relaxed) || !progname::is_qemu_img() => {}
+        event if event.names_the_program() => progname::error(event),
+        event => {
+            let _ = writeln!(io::stderr(), "{event}");
+        }
+    }
 }
 
 /// How the file was opened, if that is how it was asked for.

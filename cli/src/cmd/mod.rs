@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     error::Failure,
-    image::{self, Content, Opened, Use},
+    image::{self, Opened, Use},
     opts::ImageSpec,
     progname,
 };
@@ -62,19 +62,7 @@ pub(crate) fn share(spec: &mut ImageSpec, force_share: bool) -> Result<(), Failu
 /// # Errors
 /// As by [`open_failure`].
 pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, Failure> {
-    let opened = image::open(spec, what_for);
-    let opened = opened.map_err(|message| open_failure(&spec.given, message))?;
-    if let Content::Qcow2(image) = &opened.content
-        && let Some(fixed) = image.repaired()
-    {
-        progname::warning(format_args!(
-            "'{}' was not closed properly; {} leaked clusters and {} corruptions were repaired",
-            spec.given.to_string_lossy(),
-            fixed.leaks,
-            fixed.corruptions
-        ));
-    }
-    Ok(opened)
+    image::open(spec, what_for).map_err(|message| open_failure(&spec.given, message))
 }
 
 /// `Could not open 'name': message`.

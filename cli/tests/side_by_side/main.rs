@@ -12,6 +12,7 @@
 mod bitmap;
 mod check;
 mod create;
+mod dirty;
 mod images;
 mod info;
 mod locks;

@@ -81,6 +81,10 @@ impl OpenOptions {
         // Without locks the holder of a bitmap in use is told from a crash by his lock.
         let unlocked = self.lock_mode() == LockMode::None;
         let has_writer = unlocked && file.writer_present().unwrap_or(false);
+        if self.writable && !matches!(file.lock_mode(), LockMode::ReadWrite | LockMode::Create) {
+            let text = "an image is not written without a writer's locks";
+            return Err(Error::Refused(text.into()));
+        }
         let mut image = self.open_storage(&path.to_string_lossy(), Arc::new(file))?;
         image.has_writer = has_writer;
         image.data_file = self.open_data_file(&image)?;

@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, Image, Result,
-    check::{CheckOptions, Fixed, Repair, repair},
+    check::{CheckOptions, Fixed, Repair, RepairEvent, repair},
     format::{HeaderArea, Incompatible},
     io::{Access, FileStorage, LockMode, Storage},
 };
@@ -32,6 +33,16 @@ pub enum DataFilePolicy {
     Follow,
     /// This file is opened, whatever the header says.
     At(PathBuf),
+}
+
+/// Who is told what is repaired on opening.
+#[derive(Clone)]
+pub(super) struct Told(Arc<dyn Fn(&RepairEvent<'_>) + Send + Sync>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 /// How to open an image.
@@ -52,6 +63,7 @@ pub struct OpenOptions {
     /// Where files named by images may be; anywhere if this is empty.
     pub(super) allowed: Vec<PathBuf>,
     pub(super) metadata_only: bool,
+    pub(super) on_repair: Option<Told>,
 }
 
 impl Default for OpenOptions {
@@ -71,11 +83,13 @@ impl OpenOptions {
             backing: BackingPolicy::Deny,
             allowed: Vec::new(),
             metadata_only: false,
+            on_repair: None,
         }
     }
 
     /// Opens for writing too, and takes a writer's locks. An image with the dirty bit,
-    /// whose refcounts may be out of date, is repaired first, as QEMU does.
+    /// whose refcounts may be out of date, is repaired first, as QEMU does; see
+    /// [`on_repair`](Self::on_repair) and [`Image::repaired`].
     #[must_use]
     pub fn writable(mut self, writable: bool) -> Self {
         self.writable = writable;
@@ -113,10 +127,18 @@ impl OpenOptions {
     }
 
     /// Opens images too whose unknown features forbid to use them, to look at their
-    /// header.
+    /// header. Such an image can't be written, whatever [`writable`](Self::writable) says.
     #[must_use]
     pub fn metadata_only(mut self, metadata_only: bool) -> Self {
         self.metadata_only = metadata_only;
+        self
+    }
+
+    /// Tells `tell` what is found and repaired when an image with the dirty bit is opened
+    /// for writing, as [`repair`] does.
+    #[must_use]
+    pub fn on_repair(mut self, tell: impl Fn(&RepairEvent<'_>) + Send + Sync + 'static) -> Self {
+        self.on_repair = Some(Told(Arc::new(tell)));
         self
     }
 
@@ -148,7 +170,7 @@ impl OpenOptions {
     /// Opens the image in a file that is open already, with its locks as they are.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open); [`Error::Refused`] for writing with a reader's locks.
     pub fn open_file(&self, file: FileStorage) -> Result<Image> {
         self.open_in_chain(file, &mut Chain::default())
     }
@@ -160,7 +182,7 @@ impl OpenOptions {
     /// As [`open`](Self::open), but for opening and locking.
     pub fn open_storage(&self, name: &str, storage: Arc<dyn Storage>) -> Result<Image> {
         let mut area = HeaderArea::read(&*storage)?;
-        if !self.metadata_only {
+        if !self.metadata_only || self.writable {
             area.check_features()?;
             area.check_encryption()?;
             area.check_backing_format()?;
@@ -168,7 +190,7 @@ impl OpenOptions {
         let mut repaired = None;
         if self.writable {
             check_writable(&area, self.lock_mode())?;
-            repaired = repair_dirty(&*storage, &mut area)?;
+            repaired = self.repair_dirty(&*storage, &mut area)?;
         }
         let mut guest = Guest::new(area.header());
         if self.backing == BackingPolicy::Ignore {
@@ -184,6 +206,34 @@ impl OpenOptions {
             data_file: None,
             guest,
         })
+    }
+
+    /// Brings the refcounts of an image up to date that a program with lazy refcounts has
+    /// left without closing it. `None` if there is nothing to do.
+    fn repair_dirty(&self, storage: &dyn Storage, area: &mut HeaderArea) -> Result<Option<Fixed>> {
+        if !is_dirty(area) {
+            return Ok(None);
+        }
+        let mut tell = |event: RepairEvent<'_>| {
+            if let Some(told) = &self.on_repair {
+                told.0(&event);
+            }
+        };
+        let outcome = repair(
+            storage,
+            area,
+            Repair::All,
+            CheckOptions::default(),
+            &mut tell,
+        );
+        let outcome = outcome.map_err(|failed| {
+            Error::Refused(format!("Could not repair dirty image: {}", failed.reason))
+        })?;
+        if is_dirty(area) {
+            let text = "Could not repair dirty image: its refcounts can't be put right";
+            return Err(Error::Refused(text.into()));
+        }
+        Ok(Some(outcome.fixed))
     }
 
     /// Opens the external data file where the policy says so, for writing if the image is.
@@ -216,9 +266,9 @@ impl OpenOptions {
 
 /// Writing must not make matters worse.
 fn check_writable(area: &HeaderArea, lock: LockMode) -> Result<()> {
-    if lock == LockMode::None {
+    if !matches!(lock, LockMode::ReadWrite | LockMode::Create) {
         return Err(Error::Refused(
-            "an image is not written without locks".into(),
+            "an image is not written without a writer's locks".into(),
         ));
     }
     let features = area.header().incompatible_features;
@@ -229,25 +279,9 @@ fn check_writable(area: &HeaderArea, lock: LockMode) -> Result<()> {
     Ok(())
 }
 
-/// Brings the refcounts of an image up to date that a program with lazy refcounts has
-/// left without closing it. `None` if there is nothing to do.
-fn repair_dirty(storage: &dyn Storage, area: &mut HeaderArea) -> Result<Option<Fixed>> {
-    let is_dirty = |area: &HeaderArea| {
-        let features = area.header().incompatible_features;
-        features.contains(Incompatible::DIRTY)
-    };
-    if !is_dirty(area) {
-        return Ok(None);
-    }
-    let options = CheckOptions::default();
-    let outcome = repair(storage, area, Repair::All, options, &mut |_| {})
-        .map_err(|failed| Error::Refused(format!("Could not repair dirty image: {failed}")))?;
-    if is_dirty(area) {
-        let text = "qcow2: Image was not closed properly, and its refcounts can't be repaired \
-                    (check says why)";
-        return Err(Error::Refused(text.into()));
-    }
-    Ok(Some(outcome.fixed))
+fn is_dirty(area: &HeaderArea) -> bool {
+    let features = area.header().incompatible_features;
+    features.contains(Incompatible::DIRTY)
 }
 
 /// The file that a name out of the header of the image at `image` means: plain names

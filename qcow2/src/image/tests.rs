@@ -1,5 +1,6 @@
 //! Reading images of a few clusters, in memory, sound ones and damaged ones.
 
+mod dirty;
 mod entries;
 mod hostile;
 

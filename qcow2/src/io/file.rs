@@ -91,6 +91,12 @@ impl FileStorage {
         self.is_block_device
     }
 
+    /// The locks asked for last.
+    #[must_use]
+    pub fn lock_mode(&self) -> LockMode {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// What came of the locks asked for last.
     #[must_use]
     pub fn locking(&self) -> Locking {
