@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    cmd::{bitmap, check, completions, create, info, man, migrate, stream},
+    cmd::{bitmap, check, compare, completions, create, info, man, map, migrate, stream},
     error::Failure,
     exit::Exit,
     getopt::{self, Occurrence, Stop, Words},
@@ -53,10 +53,12 @@ pub(crate) struct Cli {
 enum Verb {
     Bitmap(bitmap::BitmapOptions),
     Check(check::CheckArgs),
+    Compare(compare::CompareArgs),
     Completions(completions::CompletionsArgs),
     Create(create::CreateArgs),
     Info(info::InfoArgs),
     Man(man::ManArgs),
+    Map(map::MapArgs),
     MigrateBitmaps(migrate::MigrateArgs),
     Stream(stream::StreamArgs),
 }
@@ -76,6 +78,8 @@ pub(crate) trait Run: Args {
     const NAME: &'static str;
     /// Options of ours that qemu-img doesn't have.
     const OURS: &'static [&'static str] = &[];
+    /// How a run ends whose options have values that are refused.
+    const REFUSED: Exit = Exit::Failed;
 
     /// Does it.
     fn run(self, context: Context) -> Result<Exit, Failure>;
@@ -102,10 +106,12 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
     Some(match name.to_str()? {
         "bitmap" => dispatch::<bitmap::BitmapOptions>(words),
         "check" => dispatch::<check::CheckArgs>(words),
+        "compare" => dispatch::<compare::CompareArgs>(words),
         "completions" => dispatch::<completions::CompletionsArgs>(words),
         "create" => dispatch::<create::CreateArgs>(words),
         "info" => dispatch::<info::InfoArgs>(words),
         "man" => dispatch::<man::ManArgs>(words),
+        "map" => dispatch::<map::MapArgs>(words),
         "migrate-bitmaps" => dispatch::<migrate::MigrateArgs>(words),
         "stream" => dispatch::<stream::StreamArgs>(words),
         _ => return None,
@@ -137,7 +143,7 @@ fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {
             return Ok(Exit::Success);
         }
         Err(Stop::Usage(text)) => return Err(Failure::Option(text)),
-        Err(Stop::Refused(failure)) => return Err(failure),
+        Err(Stop::Refused(failure)) => return Err(failure.with(C::REFUSED)),
     };
     let Words { options, .. } = &words;
     context.options.clone_from(options);
@@ -163,9 +169,11 @@ fn accept(met: &Occurrence, secrets: &mut Vec<Secret>) -> Result<(), Failure> {
         "repair" if !matches!(&*text, "leaks" | "all") => Err(Failure::Hinted(format!(
             "--repair (-r) expects 'leaks' or 'all' not '{text}'"
         ))),
-        "granularity" => size::parse_operand("granularity", &text)
-            .map(drop)
-            .map_err(Failure::Message),
+        "granularity" | "start_offset" | "max_length" => {
+            size::parse_operand(&met.id.replace('_', " "), &text)
+                .map(drop)
+                .map_err(Failure::Message)
+        }
         "options" if !crate::opts::is_list(&text) => {
             Err(Failure::Message(format!("Invalid option list: {text}")))
         }

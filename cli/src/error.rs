@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::exit::Exit;
+
 /// Why a command failed. Everything but [`Failure::Hinted`] and [`Failure::Option`] is
 /// printed as `name: message`; the exit code is 1 unless said otherwise.
 #[derive(Debug)]
@@ -14,8 +16,20 @@ pub(crate) enum Failure {
     Option(String),
     /// The format has no such operation (exit code 63, from `check`).
     Unsupported(String),
+    /// A message and the exit code that goes with it.
+    Coded(String, Exit),
     /// Standard output could not be written.
     Output(io::Error),
+}
+
+impl Failure {
+    /// This failure with another exit code than 1, if it is a plain message.
+    pub(crate) fn with(self, exit: Exit) -> Self {
+        match self {
+            Self::Message(text) => Self::Coded(text, exit),
+            other => other,
+        }
+    }
 }
 
 impl From<io::Error> for Failure {

@@ -16,6 +16,12 @@ pub(crate) enum Exit {
     Corrupt,
     /// 3 (`check`): clusters are leaked, nothing worse.
     Leaks,
+    /// 2 (`compare`): an image can't be opened.
+    CannotOpen,
+    /// 3 (`compare`): it can't be told where a part of a disk is.
+    CannotTell,
+    /// 4 (`compare`): a part of a disk can't be read.
+    CannotRead,
     /// 63 (`check`): the format can't be checked.
     Unsupported,
 }
@@ -26,8 +32,9 @@ impl Exit {
         match self {
             Self::Success => 0,
             Self::Failed => 1,
-            Self::Corrupt => 2,
-            Self::Leaks => 3,
+            Self::Corrupt | Self::CannotOpen => 2,
+            Self::Leaks | Self::CannotTell => 3,
+            Self::CannotRead => 4,
             Self::Unsupported => 63,
         }
     }
@@ -50,8 +57,11 @@ mod tests {
             Exit::Failed,
             Exit::Corrupt,
             Exit::Leaks,
+            Exit::CannotOpen,
+            Exit::CannotTell,
+            Exit::CannotRead,
             Exit::Unsupported,
         ];
-        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 63]);
+        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 2, 3, 4, 63]);
     }
 }

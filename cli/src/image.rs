@@ -228,7 +228,11 @@ pub(crate) fn tell_repair(given: &OsStr) -> impl Fn(&RepairEvent<'_>) + Send + S
 }
 
 /// How the file was opened, if that is how it was asked for.
-fn protocol(file: &FileStorage, path: &Path, spec: &ImageSpec) -> Result<Protocol, String> {
+pub(crate) fn protocol(
+    file: &FileStorage,
+    path: &Path,
+    spec: &ImageSpec,
+) -> Result<Protocol, String> {
     let asked = match spec.driver {
         Some(Driver::Protocol(protocol)) => Some(protocol),
         _ => spec.file.protocol,
@@ -248,7 +252,7 @@ fn protocol(file: &FileStorage, path: &Path, spec: &ImageSpec) -> Result<Protoco
 
 /// The format, found out from the first bytes. Formats that only qemu-img knows are
 /// refused rather than taken for raw disks, which would show a guest's view of nothing.
-fn probe(file: &FileStorage) -> Result<Driver, String> {
+pub(crate) fn probe(file: &FileStorage) -> Result<Driver, String> {
     let mut head = [0; 512];
     file.read_padded(0, &mut head)
         .map_err(|e| format!("Could not read the image: {}", os_text(&e)))?;

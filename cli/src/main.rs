@@ -2,6 +2,7 @@
 
 mod args;
 mod cmd;
+mod disk;
 mod error;
 mod exit;
 mod getopt;
@@ -147,6 +148,10 @@ fn report(failure: &Failure, command: Option<&str>) -> ExitCode {
         Failure::Unsupported(text) => {
             progname::error(text);
             return Exit::Unsupported.into();
+        }
+        Failure::Coded(text, exit) => {
+            progname::error(text);
+            return (*exit).into();
         }
         Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::from(CLOSED_PIPE);

@@ -10,13 +10,15 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 10] = [
     "bitmap",
     "check",
+    "compare",
     "completions",
     "create",
     "info",
     "man",
+    "map",
     "migrate-bitmaps",
     "stream",
 ];

@@ -17,6 +17,7 @@
 pub mod addr;
 pub mod bitmap;
 pub mod check;
+pub mod compare;
 mod compress;
 pub mod disk;
 mod error;

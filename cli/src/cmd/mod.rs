@@ -2,10 +2,12 @@
 
 pub(crate) mod bitmap;
 pub(crate) mod check;
+pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod man;
+pub(crate) mod map;
 pub(crate) mod migrate;
 pub(crate) mod stream;
 
@@ -87,6 +89,12 @@ pub(crate) fn exclusive(format: Option<&str>, image_opts: bool) -> Result<(), Fa
         (Some(_), true) => Err("--image-opts and --format are mutually exclusive".into()),
         _ => Ok(()),
     }
+}
+
+/// Whether `-T` and `-t` take this word.
+pub(crate) fn is_cache_mode(word: &str) -> bool {
+    let modes = ["none", "writeback", "writethrough", "directsync", "unsafe"];
+    modes.contains(&word)
 }
 
 /// A name as found in the header of `image`, seen from here: relative names count from

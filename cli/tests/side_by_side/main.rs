@@ -11,11 +11,13 @@
 
 mod bitmap;
 mod check;
+mod compare;
 mod create;
 mod dirty;
 mod images;
 mod info;
 mod locks;
+mod map;
 mod pair;
 mod repair;
 mod words;

@@ -111,9 +111,6 @@ pub(crate) struct CheckArgs {
     files: Vec<OsString>,
 }
 
-/// Values of `-T`.
-const CACHE_MODES: [&str; 5] = ["none", "writeback", "writethrough", "directsync", "unsafe"];
-
 impl Run for CheckArgs {
     const NAME: &'static str = "check";
     const OURS: &'static [&'static str] = &["bitmaps", "findings"];
@@ -121,7 +118,7 @@ impl Run for CheckArgs {
     fn run(mut self, _context: Context) -> Result<Exit, Failure> {
         let file = cmd::one_file(std::mem::take(&mut self.files))?;
         if let Some(mode) = &self.cache
-            && !CACHE_MODES.contains(&mode.as_str())
+            && !cmd::is_cache_mode(mode)
         {
             return Err(format!("Invalid source cache option: {mode}").into());
         }

@@ -158,6 +158,7 @@ fn names_that_are_no_files_are_refused() {
             message.starts_with("Could not open backing file '"),
             "{message}"
         );
+        let name = name.trim_start_matches("file:");
         assert!(message.contains(&format!("{name}'")), "{message}");
     }
 }

@@ -1,0 +1,96 @@
+//! From an image as the command line names it to the guest's disk in it, with everything
+//! that belongs to it: data file, backing files.
+
+use std::{path::Path, sync::Arc};
+
+use qcow2::{
+    BackingPolicy, DataFilePolicy, Error, OpenOptions,
+    disk::{Disk, RawDisk},
+    format::{Autoclear, CryptMethod, ExtensionType, HeaderArea},
+    io::{Access, FileStorage, LockMode},
+};
+
+use crate::{
+    cmd,
+    error::{Failure, os_text},
+    image,
+    opts::{Backing, Driver, ImageSpec},
+    progname,
+};
+
+/// Opens the disk in the image that `spec` names, for reading.
+///
+/// # Errors
+/// `Could not open 'NAME': …`, in qemu-img's words.
+pub(crate) fn open(spec: &ImageSpec) -> Result<Arc<dyn Disk>, Failure> {
+    open_named(spec).map_err(|message| cmd::open_failure(&spec.given, message))
+}
+
+fn open_named(spec: &ImageSpec) -> Result<Arc<dyn Disk>, String> {
+    let path = Path::new(&spec.file.path);
+    let failed = |error: Error| words(&error, path);
+    let lock = match spec.force_share {
+        Some(true) => LockMode::None,
+        _ => LockMode::Read,
+    };
+    let file = FileStorage::open(path, Access::ReadOnly, lock).map_err(failed)?;
+    image::protocol(&file, path, spec)?;
+    let driver = match spec.driver {
+        Some(driver) => driver,
+        None => image::probe(&file)?,
+    };
+    if driver != Driver::Qcow2 {
+        let disk = RawDisk::new(&path.to_string_lossy(), Arc::new(file));
+        return Ok(Arc::new(disk.map_err(failed)?));
+    }
+    let options = OpenOptions::new()
+        .lock(lock)
+        .backing(match spec.backing {
+            Backing::Header => BackingPolicy::Follow,
+            Backing::Nothing => BackingPolicy::Ignore,
+        })
+        .data_file(match &spec.data_file {
+            Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
+            None => DataFilePolicy::Follow,
+        });
+    let image = options.open_file(file).map_err(failed)?;
+    let area = image.header_area();
+    if area.header().crypt_method != CryptMethod::None && spec.key_secret.is_none() {
+        return Err("Parameter 'encrypt.key-secret' is required for cipher".into());
+    }
+    warn_of_voided_bitmaps(area);
+    Ok(Arc::new(image))
+}
+
+/// Another program has made the image's bitmaps worthless.
+fn warn_of_voided_bitmaps(area: &HeaderArea) {
+    let valid = area
+        .header()
+        .autoclear_features
+        .contains(Autoclear::BITMAPS);
+    if !valid && area.extensions().get(ExtensionType::BITMAPS).is_some() {
+        progname::voided_bitmaps(area.header().version);
+    }
+}
+
+/// The system's words for what is behind `error`; of a damaged image QEMU's I/O error.
+pub(crate) fn os_reason(error: &Error) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return os_text(error);
+        }
+        cause = error.source();
+    }
+    "Input/output error".into()
+}
+
+/// As [`image::words`], and what is wrong with a backing file.
+fn words(error: &Error, path: &Path) -> String {
+    match error {
+        Error::Backing { path, source } => {
+            format!("Could not open backing file: {}", words(source, path))
+        }
+        other => image::words(other, path),
+    }
+}
