@@ -262,6 +262,24 @@ impl QemuSystem {
         self.qmp("migrate", json!({ "uri": uri }));
     }
 
+    /// Waits until a migration that was begun is under way, its bitmaps busy.
+    ///
+    /// # Panics
+    /// When it takes too long.
+    #[track_caller]
+    pub fn wait_under_way(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.qmp("query-migrate", json!({}));
+            match status["status"].as_str().unwrap_or("none") {
+                "none" | "setup" => {}
+                _ => return,
+            }
+            assert!(Instant::now() < deadline, "{}", self.messages());
+            thread::sleep(PULSE);
+        }
+    }
+
     /// Lets a running migration end.
     #[track_caller]
     pub fn let_it_end(&mut self) {

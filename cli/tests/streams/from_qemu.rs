@@ -66,6 +66,7 @@ fn of_a_machine_that_is_written_to_meanwhile() {
     qemu.capabilities(&[]);
     qemu.cont();
     qemu.begin_migration(&format!("file:{}", stream.display()), 1);
+    qemu.wait_under_way();
     qemu.write("drive0", 20 << 20, 1 << 20);
     qemu.write("drive1", 10 << 20, 512);
     // They are busy now: QEMU tells digest and count, and the ranges are ours to work out.
