@@ -106,12 +106,12 @@ fn bytes(what: &str, value: Option<&str>) -> Result<Option<u64>, Failure> {
 }
 
 /// Calls `print` with every extent of which the end is known: not with one that a part
-/// follows which can't be told.
+/// follows which can't be told. Also says whether another extent follows.
 fn each_extent(
     disk: &dyn Disk,
     start: u64,
     end: u64,
-    mut print: impl FnMut(&Extent) -> Result<(), Failure>,
+    mut print: impl FnMut(&Extent, bool) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut last = None;
     for extent in disk.extents_and_holes(start..end) {
@@ -122,10 +122,10 @@ fn each_extent(
             Failure::Message(format!("Could not read file metadata: {reason}"))
         })?;
         if let Some(last) = last.replace(extent) {
-            print(&last)?;
+            print(&last, true)?;
         }
     }
-    last.map_or(Ok(()), |last| print(&last))
+    last.map_or(Ok(()), |last| print(&last, false))
 }
 
 fn human(out: &mut impl Write, disk: &dyn Disk, start: u64, end: u64) -> Result<(), Failure> {
@@ -136,7 +136,7 @@ fn human(out: &mut impl Write, disk: &dyn Disk, start: u64, end: u64) -> Result<
     )?;
     // The name of the file of the layer seen last.
     let mut name: Option<(u32, String)> = None;
-    each_extent(disk, start, end, |extent| {
+    each_extent(disk, start, end, |extent, _| {
         if extent.kind != ExtentKind::Data {
             return Ok(());
         }
@@ -172,14 +172,9 @@ fn file_name(disk: &dyn Disk, depth: u32) -> String {
 
 fn json(out: &mut impl Write, disk: &dyn Disk, start: u64, end: u64) -> Result<(), Failure> {
     out.write_all(b"[")?;
-    let mut first = true;
-    let mut separate = |out: &mut dyn Write| match std::mem::replace(&mut first, false) {
-        true => Ok(()),
-        false => out.write_all(b",\n"),
-    };
-    each_extent(disk, start, end, |extent| {
-        separate(out)?;
-        Ok(item(out, Some(extent), start)?)
+    each_extent(disk, start, end, |extent, more| {
+        item(out, Some(extent), start)?;
+        Ok(out.write_all(if more { b",\n" } else { b"" })?)
     })?;
     if start >= end.min(disk.size()) {
         // Of nothing one thing is said.

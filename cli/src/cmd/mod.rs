@@ -47,11 +47,11 @@ pub(crate) fn image_spec(
 /// `-U` on top of what the image's own options say.
 ///
 /// # Errors
-/// They must not say anything about it, then.
+/// They must not say the contrary.
 pub(crate) fn share(spec: &mut ImageSpec, force_share: bool) -> Result<(), Failure> {
     match (force_share, spec.force_share) {
-        (true, Some(_)) => Err("--force-share/-U conflicts with image options".into()),
-        (true, None) => {
+        (true, Some(false)) => Err("--force-share/-U conflicts with image options".into()),
+        (true, _) => {
             spec.force_share = Some(true);
             Ok(())
         }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::pair::Pair;
+use crate::pair::{Pair, find};
 
 /// Makes an image of each kind in the working directory; returns their names.
 pub(crate) fn each_kind(pair: &Pair) -> Vec<&'static str> {
@@ -270,4 +270,17 @@ pub(crate) fn patch(work: &Path, from: &str, to: &str, patches: &[(usize, &[u8])
         bytes[*at..*at + patch.len()].copy_from_slice(patch);
     }
     fs::write(work.join(to), bytes).unwrap();
+}
+
+/// Runs qemu-io on a qcow2 image in the working directory.
+pub(crate) fn qemu_io(pair: &Pair, image: &str, commands: &[&str]) {
+    let mut words = vec!["-f", "qcow2", "-d", "unmap"];
+    words.extend(commands.iter().flat_map(|command| ["-c", command]));
+    words.push(image);
+    let output = std::process::Command::new(find("qemu-io").unwrap())
+        .args(&words)
+        .current_dir(pair.work())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
 }

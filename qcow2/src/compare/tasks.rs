@@ -58,6 +58,8 @@ struct Status {
     end: u64,
     is_zeros: bool,
     extent: Option<Extent>,
+    /// The extent reaches the end of the disk.
+    is_last: bool,
 }
 
 impl Side<'_> {
@@ -77,17 +79,25 @@ impl Side<'_> {
         Ok(Status {
             end: extent.map_or(u64::MAX, |extent| extent.end()),
             is_zeros: extent.is_none_or(|extent| extent.reads_as_zeros()),
+            is_last: extent.is_some_and(|extent| extent.end() >= self.size),
             extent,
         })
     }
 }
 
 impl Status {
-    /// What must be the same in a strict comparison.
+    /// What must be the same in a strict comparison. To qemu-img, too, an extent that is
+    /// the disk's last is another thing than one that isn't.
     fn strict(&self) -> impl PartialEq + use<> {
         self.extent.map(|extent| {
             let has_place = extent.host.is_some();
-            (extent.kind, extent.hole, extent.compressed, has_place)
+            (
+                extent.kind,
+                extent.hole,
+                extent.compressed,
+                has_place,
+                self.is_last,
+            )
         })
     }
 }
