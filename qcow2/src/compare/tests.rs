@@ -184,13 +184,21 @@ fn what_is_beyond_the_shorter_disk_must_be_zeros() {
 fn what_comes_first_counts() {
     let mut one = Parts::data(noise(4 * MIB));
     let mut two = Parts::data(noise(4 * MIB));
-    one.parts = vec![(3 << 20, ExtentKind::Data), (4 << 20, ExtentKind::Zero)];
-    one.bytes[3 * MIB..].fill(0);
+    for (disk, rest) in [
+        (&mut one, ExtentKind::Zero),
+        (&mut two, ExtentKind::Unallocated),
+    ] {
+        disk.parts = vec![(3 << 20, ExtentKind::Data), (4 << 20, rest)];
+        disk.bytes[3 * MIB..].fill(0);
+    }
     two.bytes[2 * MIB] ^= 1;
     let expected = Comparison::Content(2 << 20);
     assert_eq!(compared(&one, &two, STRICT), expected);
     two.bytes[2 * MIB] ^= 1;
     assert_eq!(compared(&one, &two, STRICT), Comparison::Status(3 << 20));
+    // An extent that reaches the disk's end isn't one that doesn't.
+    let whole = Parts::data(two.bytes.clone());
+    assert_eq!(compared(&one, &whole, STRICT), Comparison::Status(0));
     let failure = |one: &Parts, two: &Parts| match compare(
         one,
         two,
@@ -201,7 +209,7 @@ fn what_comes_first_counts() {
         Err(CompareError::Extent { which, at, .. }) => Err((which, at)),
         Ok(same) => panic!("{same:?}"),
     };
-    let bytes = two.bytes.clone();
+    let bytes = noise(4 * MIB);
     let one = Parts::data(bytes.clone());
     let mut two = Parts::data(bytes);
     two.unread = Some(1_000_000..1_000_100);
