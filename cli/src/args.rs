@@ -6,11 +6,14 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    cmd::{bitmap, check, compare, completions, create, info, man, map, migrate, stream},
+    cmd::{
+        bitmap, check, compare, completions, create, info, man, map, measure, migrate,
+        stream,
+    },
     error::Failure,
     exit::Exit,
     getopt::{self, Occurrence, Stop, Words},
-    opts::{Secret, add_secret},
+    opts::{Secret, SnapshotParam, add_secret},
     output, size,
 };
 
@@ -59,6 +62,7 @@ enum Verb {
     Info(info::InfoArgs),
     Man(man::ManArgs),
     Map(map::MapArgs),
+    Measure(measure::MeasureArgs),
     MigrateBitmaps(migrate::MigrateArgs),
     Stream(stream::StreamArgs),
 }
@@ -70,6 +74,8 @@ pub(crate) struct Context {
     pub(crate) options: Vec<Occurrence>,
     /// Secrets defined by `--object`.
     pub(crate) secrets: Vec<Secret>,
+    /// The internal snapshot that `-l` names.
+    pub(crate) snapshot: Option<SnapshotParam>,
 }
 
 /// A command: its arguments by derive, and what it does.
@@ -80,6 +86,14 @@ pub(crate) trait Run: Args {
     const OURS: &'static [&'static str] = &[];
     /// How a run ends whose options have values that are refused.
     const REFUSED: Exit = Exit::Failed;
+
+    /// Refuses a value of an option of this command alone, as it is met.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn accept(_met: &Occurrence) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Does it.
     fn run(self, context: Context) -> Result<Exit, Failure>;
@@ -112,6 +126,7 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
         "info" => dispatch::<info::InfoArgs>(words),
         "man" => dispatch::<man::ManArgs>(words),
         "map" => dispatch::<map::MapArgs>(words),
+        "measure" => dispatch::<measure::MeasureArgs>(words),
         "migrate-bitmaps" => dispatch::<migrate::MigrateArgs>(words),
         "stream" => dispatch::<stream::StreamArgs>(words),
         _ => return None,
@@ -130,7 +145,7 @@ fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {
     let mut command = command::<C>();
     let mut context = Context::default();
     let read = getopt::read(&command, C::OURS, words, |met| {
-        accept(met, &mut context.secrets)
+        accept(met, &mut context).and_then(|()| C::accept(met))
     });
     let words = match read {
         Ok(words) => words,
@@ -156,23 +171,27 @@ fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {
 }
 
 /// Values that are refused as they are met, before what stands further right is looked at.
-fn accept(met: &Occurrence, secrets: &mut Vec<Secret>) -> Result<(), Failure> {
+fn accept(met: &Occurrence, context: &mut Context) -> Result<(), Failure> {
     let Some(value) = &met.value else {
         return Ok(());
     };
     let text = value.to_string_lossy();
     match met.id.as_str() {
-        "object" => add_secret(&text, secrets).map_err(Failure::Message),
+        "object" => add_secret(&text, &mut context.secrets).map_err(Failure::Message),
         "output" if !matches!(&*text, "human" | "json") => Err(Failure::Hinted(format!(
             "--output expects 'human' or 'json' not '{text}'"
         ))),
         "repair" if !matches!(&*text, "leaks" | "all") => Err(Failure::Hinted(format!(
             "--repair (-r) expects 'leaks' or 'all' not '{text}'"
         ))),
-        "granularity" | "start_offset" | "max_length" => {
+        "granularity" | "start_offset" | "max_length" | "image_size" => {
             size::parse_operand(&met.id.replace('_', " "), &text)
                 .map(drop)
                 .map_err(Failure::Message)
+        }
+        "snapshot" => {
+            context.snapshot = Some(SnapshotParam::parse(&text)?);
+            Ok(())
         }
         "options" if !crate::opts::is_list(&text) => {
             Err(Failure::Message(format!("Invalid option list: {text}")))

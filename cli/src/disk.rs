@@ -4,9 +4,10 @@
 use std::{path::Path, sync::Arc};
 
 use qcow2::{
-    BackingPolicy, DataFilePolicy, Error, OpenOptions,
+    BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
     disk::{Disk, RawDisk},
     format::{Autoclear, CryptMethod, ExtensionType, HeaderArea},
+    image::SnapshotDisk,
     io::{Access, FileStorage, LockMode},
 };
 
@@ -14,19 +15,70 @@ use crate::{
     cmd,
     error::{Failure, os_text},
     image,
-    opts::{Backing, Driver, ImageSpec},
+    opts::{Backing, Driver, ImageSpec, SnapshotParam},
     progname,
 };
+
+/// A disk in the kind of image that it was found in.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A qcow2 image.
+    Qcow2(Arc<Image>),
+    /// A raw disk.
+    Raw(Arc<RawDisk>),
+}
+
+impl Source {
+    /// The disk.
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        match self {
+            Self::Qcow2(image) => Arc::clone(image) as Arc<dyn Disk>,
+            Self::Raw(disk) => Arc::clone(disk) as Arc<dyn Disk>,
+        }
+    }
+
+    /// The disk as the internal snapshot that `-l` names has it.
+    ///
+    /// # Errors
+    /// In qemu-img's words.
+    pub(crate) fn snapshot(&self, which: &SnapshotParam) -> Result<Arc<dyn Disk>, Failure> {
+        let failed = |text: String| format!("Failed to load snapshot: {text}");
+        let Self::Qcow2(image) = self else {
+            let text = "Block format 'raw' used by device '' does not support temporarily loading \
+                        internal snapshots";
+            return Err(failed(text.into()).into());
+        };
+        let words = |error: &Error| failed(image::words(error, Path::new(image.name())));
+        let snapshots = image.snapshots().map_err(|e| words(&e))?;
+        let Some(snapshot) = which.find(snapshots) else {
+            return Err(failed("Can't find snapshot".into()).into());
+        };
+        let disk = SnapshotDisk::new(image, snapshot).map_err(|e| words(&e))?;
+        Ok(Arc::new(disk))
+    }
+}
 
 /// Opens the disk in the image that `spec` names, for reading.
 ///
 /// # Errors
 /// `Could not open 'NAME': …`, in qemu-img's words.
 pub(crate) fn open(spec: &ImageSpec) -> Result<Arc<dyn Disk>, Failure> {
+    open_source(spec).map(|source| source.disk())
+}
+
+/// As [`open`], with the kind of image.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_source(spec: &ImageSpec) -> Result<Source, Failure> {
     open_named(spec).map_err(|message| cmd::open_failure(&spec.given, message))
 }
 
-fn open_named(spec: &ImageSpec) -> Result<Arc<dyn Disk>, String> {
+/// As [`open_source`].
+///
+/// # Errors
+/// What stands behind `Could not open 'NAME': `.
+pub(crate) fn open_named(spec: &ImageSpec) -> Result<Source, String> {
     let path = Path::new(&spec.file.path);
     let failed = |error: Error| words(&error, path);
     let lock = match spec.force_share {
@@ -41,7 +93,7 @@ fn open_named(spec: &ImageSpec) -> Result<Arc<dyn Disk>, String> {
     };
     if driver != Driver::Qcow2 {
         let disk = RawDisk::new(&path.to_string_lossy(), Arc::new(file));
-        return Ok(Arc::new(disk.map_err(failed)?));
+        return Ok(Source::Raw(Arc::new(disk.map_err(failed)?)));
     }
     let options = OpenOptions::new()
         .lock(lock)
@@ -59,7 +111,7 @@ fn open_named(spec: &ImageSpec) -> Result<Arc<dyn Disk>, String> {
         return Err("Parameter 'encrypt.key-secret' is required for cipher".into());
     }
     warn_of_voided_bitmaps(area);
-    Ok(Arc::new(image))
+    Ok(Source::Qcow2(Arc::new(image)))
 }
 
 /// Another program has made the image's bitmaps worthless.

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "bitmap",
     "check",
     "compare",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 10] = [
     "info",
     "man",
     "map",
+    "measure",
     "migrate-bitmaps",
     "stream",
 ];

@@ -25,6 +25,7 @@ pub mod format;
 mod geometry;
 pub mod image;
 pub mod io;
+pub mod measure;
 pub mod table;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod man;
 pub(crate) mod map;
+pub(crate) mod measure;
 pub(crate) mod migrate;
 pub(crate) mod stream;
 

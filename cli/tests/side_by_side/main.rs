@@ -18,6 +18,7 @@ mod images;
 mod info;
 mod locks;
 mod map;
+mod measure;
 mod pair;
 mod repair;
 mod words;

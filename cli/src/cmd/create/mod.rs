@@ -1,7 +1,7 @@
 //! `create`: a new, empty image.
 
 mod backing;
-mod options;
+pub(super) mod options;
 mod plan;
 
 use std::{ffi::OsString, io::Write as _, os::unix::ffi::OsStrExt as _, path::Path};
