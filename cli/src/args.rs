@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
     cmd::{
-        bitmap, check, compare, completions, create, info, man, map, measure, migrate,
+        bench, bitmap, check, compare, completions, create, info, man, map, measure, migrate,
         stream,
     },
     error::Failure,
@@ -54,6 +54,7 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Bench(bench::BenchArgs),
     Bitmap(bitmap::BitmapOptions),
     Check(check::CheckArgs),
     Compare(compare::CompareArgs),
@@ -118,6 +119,7 @@ fn with_help(command: Command) -> Command {
 /// Runs the command called `name`; `None` if there is none.
 pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Failure>> {
     Some(match name.to_str()? {
+        "bench" => dispatch::<bench::BenchArgs>(words),
         "bitmap" => dispatch::<bitmap::BitmapOptions>(words),
         "check" => dispatch::<check::CheckArgs>(words),
         "compare" => dispatch::<compare::CompareArgs>(words),

@@ -1,6 +1,6 @@
 //! Sizes as qemu-img reads and prints them: `1.5k` to bytes, bytes to `1.5 KiB`.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 /// Why a text is not a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,13 +95,71 @@ fn split_digits(text: &str) -> (&str, &str) {
 /// # Errors
 /// The message as qemu-img prints it.
 pub(crate) fn parse_operand(what: &str, text: &str) -> Result<u64, String> {
-    let max = i64::MAX.unsigned_abs();
-    match parse(text) {
-        Ok(bytes) if bytes <= max => Ok(bytes),
+    parse_within(what, text, 0..=i64::MAX.unsigned_abs())
+}
+
+/// [`parse_operand`], where other sizes are allowed.
+///
+/// # Errors
+/// The message as qemu-img prints it.
+pub(crate) fn parse_within(
+    what: &str,
+    text: &str,
+    allowed: RangeInclusive<u64>,
+) -> Result<u64, String> {
+    within(what, text, parse(text), &allowed)
+}
+
+/// As [`parse_within`], for a number without a suffix, in C's notation (`0x10`, `010`).
+///
+/// # Errors
+/// The message as qemu-img prints it.
+pub(crate) fn parse_number(
+    what: &str,
+    text: &str,
+    allowed: RangeInclusive<u64>,
+) -> Result<u64, String> {
+    within(what, text, c_number(text), &allowed)
+}
+
+fn within(
+    what: &str,
+    text: &str,
+    parsed: Result<u64, BadSize>,
+    allowed: &RangeInclusive<u64>,
+) -> Result<u64, String> {
+    match parsed {
+        Ok(number) if allowed.contains(&number) => Ok(number),
         Ok(_) | Err(BadSize::Range) => Err(format!(
-            "Invalid {what} specified. Must be between 0 and {max}."
+            "Invalid {what} specified. Must be between {} and {}.",
+            allowed.start(),
+            allowed.end()
         )),
         Err(BadSize::Syntax) => Err(format!("Invalid {what} specified: '{text}'.")),
+    }
+}
+
+/// A whole number as C's `strtoll` with base 0 reads it.
+fn c_number(text: &str) -> Result<u64, BadSize> {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let hex = digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"));
+    let (radix, digits) = match hex {
+        Some(hex) => (16, hex),
+        None if digits.len() > 1 && digits.starts_with('0') => (8, digits),
+        None => (10, digits),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Err(BadSize::Syntax);
+    }
+    match u64::from_str_radix(digits, radix) {
+        Ok(number) if !negative || number == 0 => Ok(number),
+        _ => Err(BadSize::Range),
     }
 }
 
@@ -208,6 +266,22 @@ mod tests {
             parse_operand("granularity", "foo").unwrap_err(),
             "Invalid granularity specified: 'foo'."
         );
+    }
+
+    #[test]
+    fn numbers_without_a_suffix() {
+        let parse = |text| parse_number("queue depth", text, 1..=300);
+        for (text, number) in [("1", 1), ("0x10", 16), ("010", 8), (" +7", 7), ("300", 300)] {
+            assert_eq!(parse(text), Ok(number), "{text}");
+        }
+        for text in ["", "k", "1k", "1.5", "0x", "08", "1 ", "--1"] {
+            let message = format!("Invalid queue depth specified: '{text}'.");
+            assert_eq!(parse(text), Err(message));
+        }
+        for text in ["0", "-1", "-0", "301", "99999999999999999999"] {
+            let message = "Invalid queue depth specified. Must be between 1 and 300.";
+            assert_eq!(parse(text), Err(message.into()), "{text}");
+        }
     }
 
     #[test]

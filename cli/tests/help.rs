@@ -10,7 +10,8 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
+    "bench",
     "bitmap",
     "check",
     "compare",

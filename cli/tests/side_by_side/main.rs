@@ -9,6 +9,7 @@
     clippy::indexing_slicing
 )]
 
+mod bench;
 mod bitmap;
 mod check;
 mod compare;
