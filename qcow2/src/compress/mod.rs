@@ -1,15 +1,22 @@
-//! Compressed clusters: from the bytes in the file to a cluster of the guest's disk.
+//! Compressed clusters: from the bytes in the file to a cluster of the guest's disk, and
+//! the other way ([`Compressor`]).
 //!
 //! The compressed data's length is known in whole sectors only, so that what is behind
 //! its end is ignored. What comes out is a cluster, never more: as for QEMU, output that
 //! would go on is cut off, and too little of it is an error.
 
+#[allow(dead_code, reason = "for the writers of compressed clusters")]
+mod compressor;
+#[allow(dead_code, reason = "for the writers of compressed clusters")]
 mod zlib;
+#[allow(dead_code, reason = "for the writers of compressed clusters")]
 mod zstd;
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::format::CompressionType;
+#[allow(unused_imports, reason = "for the writers of compressed clusters")]
+pub(crate) use compressor::Compressor;
 
 /// Contexts that are kept for the next cluster; more threads than this make their own.
 const MAX_IDLE: usize = 64;

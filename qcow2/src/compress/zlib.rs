@@ -3,7 +3,10 @@
 //! Writers use a window of 12 bits, as QEMU's readers ask for no more; here the largest,
 //! 15 bits, is read.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+/// Bits of the window that is written: QEMU's readers have no larger one.
+const WINDOW_BITS: u8 = 12;
 
 /// The state of inflating.
 pub(super) struct Context(Decompress);
@@ -31,10 +34,34 @@ impl Context {
     }
 }
 
+/// The state of deflating.
+pub(super) struct Deflate(Compress);
+
+impl Deflate {
+    pub(super) fn new() -> Self {
+        let level = Compression::default();
+        Self(Compress::new_with_window_bits(level, false, WINDOW_BITS))
+    }
+
+    /// Compresses `input` into `out`; how many bytes that takes, `None` if there isn't
+    /// room for them.
+    pub(super) fn compress(
+        &mut self,
+        input: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, String> {
+        let stream = &mut self.0;
+        stream.reset();
+        let status = stream
+            .compress(input, out, FlushCompress::Finish)
+            .map_err(|e| e.to_string())?;
+        let made = usize::try_from(stream.total_out()).ok();
+        Ok(made.filter(|_| matches!(status, Status::StreamEnd)))
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
-    use flate2::{Compress, Compression, FlushCompress};
-
     use super::*;
     use crate::compress::tests::text;
 
@@ -55,6 +82,19 @@ pub(super) mod tests {
         let mut out = vec![0; text.len()];
         Context::new().decompress(&stream, &mut out).unwrap();
         assert_eq!(out, text);
+    }
+
+    #[test]
+    fn a_window_of_12_bits_is_enough_for_what_is_written() {
+        let text: Vec<u8> = text(40_000).into_iter().cycle().take(1 << 21).collect();
+        let mut stream = vec![0; text.len()];
+        let len = Deflate::new().compress(&text, &mut stream).unwrap();
+        let mut out = vec![0; text.len()];
+        let mut small = Decompress::new_with_window_bits(false, WINDOW_BITS);
+        let status = small.decompress(&stream[..len.unwrap()], &mut out, FlushDecompress::Finish);
+        assert!(matches!(status, Ok(Status::StreamEnd)));
+        assert!(out == text);
+        assert_eq!(Deflate::new().compress(&text, &mut [0; 100]), Ok(None));
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! A frame is decompressed at once, into the cluster itself, so that the window that its
 //! header asks for costs nothing, however large.
 
-use zstd_safe::{DCtx, ErrorCode, find_frame_compressed_size, get_error_name};
+use zstd_safe::{CCtx, DCtx, ErrorCode, find_frame_compressed_size, get_error_name};
+
+/// The level that QEMU writes with, the library's default.
+const LEVEL: i32 = 3;
 
 /// The state of decompressing.
 pub(super) struct Context(DCtx<'static>);
@@ -31,6 +34,27 @@ impl Context {
             rest = behind;
         }
         Ok(())
+    }
+}
+
+/// The state of compressing.
+pub(super) struct Compress(CCtx<'static>);
+
+impl Compress {
+    pub(super) fn new() -> Result<Self, String> {
+        let context = CCtx::try_create().ok_or("no memory for compressing")?;
+        Ok(Self(context))
+    }
+
+    /// Compresses `input` into `out`, as one frame; how many bytes that takes, `None` if
+    /// there isn't room for them.
+    pub(super) fn compress(
+        &mut self,
+        input: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, String> {
+        // Nothing else can go wrong with one call: there is memory, or no room.
+        Ok(self.0.compress(out, input, LEVEL).ok())
     }
 }
 

@@ -1,0 +1,128 @@
+//! [`Compressor`]: from a cluster of the guest's disk to the bytes of a compressed one.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{MAX_IDLE, zlib, zstd};
+use crate::{Error, Result, format::CompressionType};
+
+/// Compresses clusters for an image, for many threads at once.
+#[derive(Debug)]
+pub(crate) struct Compressor {
+    kind: CompressionType,
+    idle: Mutex<Vec<Context>>,
+}
+
+/// What a codec needs for one cluster, and can use again for the next.
+enum Context {
+    Zlib(Box<zlib::Deflate>),
+    Zstd(zstd::Compress),
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Zlib(_) => "Zlib",
+            Self::Zstd(_) => "Zstd",
+        })
+    }
+}
+
+impl Compressor {
+    /// For clusters compressed with `kind`.
+    pub(crate) fn new(kind: CompressionType) -> Self {
+        Self {
+            kind,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Compresses `cluster`, which is a whole one (the last of a disk is filled up with
+    /// zeros), into `out`, whatever is in that; false if it would not become smaller, so
+    /// that it is better stored as it is.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is no memory for it.
+    pub(crate) fn compress(&self, cluster: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        // What doesn't fit in here isn't smaller.
+        out.clear();
+        out.resize(cluster.len().saturating_sub(1), 0);
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let refused = |what: String| Error::Refused(format!("compressing a cluster: {what}"));
+        let mut context = match (kept, self.kind) {
+            (Some(context), _) => context,
+            (None, CompressionType::Zlib) => Context::Zlib(Box::new(zlib::Deflate::new())),
+            (None, CompressionType::Zstd) => Context::Zstd(zstd::Compress::new().map_err(refused)?),
+        };
+        let made = match &mut context {
+            Context::Zlib(context) => context.compress(cluster, out),
+            Context::Zstd(context) => context.compress(cluster, out),
+        };
+        let made = made.map_err(refused)?;
+        // A stream that ran out of room isn't begun anew: zlib-rs doesn't always bear it.
+        let mut idle = idle();
+        if made.is_some() && idle.len() < MAX_IDLE {
+            idle.push(context);
+        }
+        drop(idle);
+        out.truncate(made.unwrap_or(0));
+        Ok(made.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::{Decompressor, tests::text};
+
+    /// Bytes that no codec makes smaller.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 88_172_645_463_325_252_u64;
+        (0..len)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()[3]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_compressed_is_decompressed() {
+        for kind in [CompressionType::Zlib, CompressionType::Zstd] {
+            let (there, back) = (Compressor::new(kind), Decompressor::new(kind));
+            let mut packed = vec![9; 7];
+            for bits in 9..=21 {
+                let len = 1 << bits;
+                for cluster in [text(len), vec![0; len], vec![255; len]] {
+                    assert!(there.compress(&cluster, &mut packed).unwrap(), "{bits}");
+                    assert!(packed.len() < len, "{bits}");
+                    let mut out = vec![1; len];
+                    back.decompress(&packed, &mut out).unwrap();
+                    assert!(out == cluster, "{kind:?}, {bits}");
+                }
+                assert!(!there.compress(&noise(len), &mut packed).unwrap(), "{bits}");
+                assert!(packed.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn many_threads_share_a_compressor() {
+        let compressor = Compressor::new(CompressionType::Zlib);
+        let (text, mut first) = (text(65536), Vec::new());
+        assert!(compressor.compress(&text, &mut first).unwrap());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut out = Vec::new();
+                    for _ in 0..20 {
+                        assert!(compressor.compress(&text, &mut out).unwrap());
+                        assert_eq!(out, first, "the same each time");
+                    }
+                });
+            }
+        });
+    }
+}
