@@ -15,6 +15,7 @@
 //! # Ok::<(), qcow2::Error>(())
 //! ```
 
+mod disk_mut;
 mod extent;
 mod extents;
 mod holes;
@@ -22,6 +23,7 @@ mod raw;
 
 use std::{fmt, ops::Range, sync::Arc};
 
+pub use disk_mut::DiskMut;
 pub use extent::{Extent, ExtentKind};
 pub use extents::Extents;
 pub use holes::ExtentsAndHoles;

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path, sync::Arc};
 
-use super::{Disk, DiskExt, Extent, ExtentKind, SECTOR, bad};
+use super::{Disk, DiskExt, DiskMut, Extent, ExtentKind, SECTOR, bad};
 use crate::{
     Error, Result,
     addr::{GuestOffset, HostOffset},
@@ -20,7 +20,11 @@ pub struct RawDisk {
     storage: Arc<dyn Storage>,
     /// Bytes stored.
     stored: u64,
+    writable: bool,
 }
+
+/// Bytes of zeros that are written at once where the storage can't make them itself.
+const ZEROS: usize = 64 << 10;
 
 impl RawDisk {
     /// Opens a file or block device for reading, with the locks of a reader.
@@ -33,7 +37,29 @@ impl RawDisk {
         Self::new(&path.to_string_lossy(), Arc::new(file))
     }
 
-    /// The disk in `storage`, called `name` in messages.
+    /// Opens a file or block device for reading and writing, with the locks of a writer.
+    ///
+    /// # Errors
+    /// As [`FileStorage::open`].
+    pub fn open_writable(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = FileStorage::open(path, Access::ReadWrite, LockMode::ReadWrite)?;
+        Self::new_writable(&path.to_string_lossy(), Arc::new(file))
+    }
+
+    /// The disk in `storage`, which was opened for writing, as [`DiskMut`]. Its size is
+    /// that of the storage now, and stays.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn new_writable(name: &str, storage: Arc<dyn Storage>) -> Result<Self> {
+        Ok(Self {
+            writable: true,
+            ..Self::new(name, storage)?
+        })
+    }
+
+    /// The disk in `storage`, called `name` in messages, to be read.
     ///
     /// # Errors
     /// I/O errors.
@@ -45,7 +71,38 @@ impl RawDisk {
             name: name.to_owned(),
             storage,
             stored,
+            writable: false,
         })
+    }
+
+    /// Whether `range` can be changed.
+    fn check_change(&self, range: &Range<u64>) -> Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        self.check_range(range.start, usize::try_from(len).unwrap_or(usize::MAX))?;
+        if self.writable {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Error::Refused(format!("'{name}' was opened read-only")))
+    }
+
+    /// The part of `range` that is stored: the last sector may not be whole.
+    fn stored_part(&self, range: &Range<u64>) -> Range<u64> {
+        range.start.min(self.stored)..range.end.min(self.stored)
+    }
+
+    fn write_zeros(&self, range: &Range<u64>) -> std::io::Result<()> {
+        let zeros = vec![0; ZEROS];
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS);
+            self.storage
+                .write_all_at(at, zeros.get(..len).unwrap_or_default())?;
+            at += len as u64;
+        }
+        Ok(())
     }
 }
 
@@ -109,6 +166,56 @@ impl Disk for RawDisk {
     }
 }
 
+impl DiskMut for RawDisk {
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_change(&(offset..offset.saturating_add(data.len() as u64)))?;
+        self.storage
+            .write_all_at(offset, data)
+            .map_err(Error::io(format!("writing '{}' at {offset:#x}", self.name)))
+    }
+
+    fn zero(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.check_change(&range)?;
+        let range = self.stored_part(&range);
+        if range.is_empty() {
+            return Ok(());
+        }
+        if unmap && self.storage.punch_hole(range.clone()).is_ok() {
+            return Ok(());
+        }
+        self.storage
+            .zero(range.clone())
+            .or_else(|_| self.write_zeros(&range))
+            .map_err(Error::io(format!(
+                "writing zeros to '{}' at {:#x}",
+                self.name, range.start
+            )))
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.check_change(&range)?;
+        let range = self.stored_part(&range);
+        if !range.is_empty() {
+            // Where it can't be done the space stays, with what is in it.
+            let _ = self.storage.punch_hole(range);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.storage
+            .sync()
+            .map_err(Error::io(format!("syncing '{}'", self.name)))
+    }
+
+    fn finish(&self) -> Result<()> {
+        match self.writable {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
@@ -152,6 +259,55 @@ mod tests {
         assert_eq!(bytes[10..20], [8; 10]);
         assert_eq!(bytes[20..], [0; 502]);
         assert!(disk.read(3 << 20, &mut [0; 513]).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else_changes() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        temp.as_file().write_all_at(&[7; 1 << 20], 0).unwrap();
+        temp.as_file().write_all_at(&[7; 100], 1 << 20).unwrap();
+        let disk: Arc<dyn DiskMut> = Arc::new(RawDisk::open_writable(temp.path()).unwrap());
+        disk.write(5, b"hello").unwrap();
+        disk.zero(4096..8192 + 3, false).unwrap();
+        disk.zero(65536..131_072, true).unwrap();
+        disk.discard(262_144..524_288).unwrap();
+        disk.zero(disk.size() - 500..disk.size(), false).unwrap();
+        disk.flush().unwrap();
+        disk.finish().unwrap();
+        let mut expected = vec![7; 1 << 20];
+        expected[5..10].copy_from_slice(b"hello");
+        expected[4096..8195].fill(0);
+        expected[65536..131_072].fill(0);
+        expected[262_144..524_288].fill(0);
+        expected.extend([7; 12]);
+        expected.extend([0; 500]);
+        let mut bytes = vec![1; expected.len()];
+        disk.read(0, &mut bytes).unwrap();
+        assert!(bytes == expected);
+        let length = temp.as_file().metadata().unwrap().len();
+        assert_eq!(length, (1 << 20) + 100, "zeros made it no longer");
+        // Past the end nothing can be changed.
+        assert!(disk.write(disk.size() - 1, &[1, 2]).is_err());
+        assert!(disk.zero(0..disk.size() + 1, true).is_err());
+        assert!(disk.discard(u64::MAX - 1..u64::MAX).is_err());
+        disk.write(disk.size() - 1, &[9]).unwrap();
+        let mut last = [1; 3];
+        disk.read(disk.size() - 3, &mut last).unwrap();
+        assert_eq!(last, [0, 0, 9]);
+        let readable: Arc<dyn Disk> = disk;
+        assert_eq!(readable.size(), (1 << 20) + 512);
+    }
+
+    #[test]
+    fn one_that_was_opened_to_be_read_is_not_written() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        temp.as_file().write_all_at(&[7; 4096], 0).unwrap();
+        let disk = RawDisk::open(temp.path()).unwrap();
+        let error = disk.write(0, &[1]).unwrap_err().to_string();
+        assert!(error.ends_with("was opened read-only"), "{error}");
+        assert!(disk.zero(0..512, true).is_err());
+        assert!(disk.discard(0..512).is_err());
+        disk.finish().unwrap();
     }
 
     #[test]

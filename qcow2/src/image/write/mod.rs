@@ -31,7 +31,7 @@ use std::{
 use super::{Image, extents::View};
 use crate::{
     Error, Result,
-    disk::{Disk, DiskExt, Extent, SECTOR},
+    disk::{Disk, DiskExt, DiskMut, Extent, SECTOR},
     io::Storage,
     table::{DirtySlices, L1Table, Space},
 };
@@ -83,6 +83,8 @@ struct State {
     /// Refcounts were lowered since the last sync.
     released: bool,
     failure: Option<Failure>,
+    /// Nothing more is written: all of it is stored.
+    finished: bool,
 }
 
 /// A write or sync that failed.
@@ -148,6 +150,7 @@ impl GuestWriter {
                 unsynced: false,
                 released: false,
                 failure: None,
+                finished: false,
             }),
         })
     }
@@ -192,18 +195,32 @@ impl GuestWriter {
     /// I/O errors, after which nothing more is written.
     pub fn flush(&self) -> Result<()> {
         let mut state = self.lock();
+        if state.finished {
+            return Ok(());
+        }
         state.require_unfailed()?;
         state.flush()
+    }
+
+    /// Flushes, and stores the bitmaps that recorded: as [`close`](Self::close) where the
+    /// writer is shared. Afterwards it can be read only. A second time nothing is done.
+    ///
+    /// # Errors
+    /// I/O errors; also those of an earlier failure. Bitmaps are in use then.
+    pub fn finish(&self) -> Result<()> {
+        self.lock().finish()
     }
 
     /// Flushes, and stores the bitmaps that recorded. Returns the image when all of it is
     /// on stable storage.
     ///
     /// # Errors
-    /// I/O errors; also those of an earlier failure. Bitmaps are in use then.
+    /// As [`finish`](Self::finish).
     pub fn close(self) -> Result<Image> {
         let state = self.state.into_inner();
-        state.unwrap_or_else(PoisonError::into_inner).close()
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        state.finish()?;
+        Ok(state.image)
     }
 
     fn check_length(&self, range: &Range<u64>) -> Result<()> {
@@ -220,7 +237,7 @@ impl GuestWriter {
             return Ok(());
         }
         let mut state = self.lock();
-        state.require_unfailed()?;
+        state.require_open()?;
         state.begin()?;
         state.recorder.record(range.clone());
         let changed = change(&mut state, range);
@@ -256,6 +273,15 @@ impl State {
         }
     }
 
+    /// Whether the disk can be changed.
+    fn require_open(&self) -> Result<()> {
+        if self.finished {
+            let name = &self.image.name;
+            return Err(Error::Refused(format!("writing to '{name}' has ended")));
+        }
+        self.require_unfailed()
+    }
+
     /// Keeps in mind that a write or a sync failed.
     fn stored<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
@@ -279,23 +305,23 @@ impl State {
         Ok(())
     }
 
-    fn close(mut self) -> Result<Image> {
+    fn finish(&mut self) -> Result<()> {
+        if self.finished {
+            return Ok(());
+        }
         self.require_unfailed()?;
         self.flush()?;
         if self.released {
             self.sync_image()?;
         }
-        let Self {
-            mut image,
-            recorder,
-            begun,
-            ..
-        } = self;
-        image.forget_tables();
-        if begun {
-            recorder.store(&mut image)?;
+        self.image.forget_tables();
+        if self.begun {
+            let recorder = std::mem::take(&mut self.recorder);
+            let stored = recorder.store(&mut self.image);
+            self.stored(stored)?;
         }
-        Ok(image)
+        self.finished = true;
+        Ok(())
     }
 }
 
@@ -323,5 +349,27 @@ impl Disk for GuestWriter {
 
     fn backing(&self) -> Option<&Arc<dyn Disk>> {
         self.backing.as_ref()
+    }
+}
+
+impl DiskMut for GuestWriter {
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        Self::write(self, offset, data)
+    }
+
+    fn zero(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        Self::zero(self, range, unmap)
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        Self::discard(self, range)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Self::flush(self)
+    }
+
+    fn finish(&self) -> Result<()> {
+        Self::finish(self)
     }
 }
