@@ -62,6 +62,26 @@ impl Model {
     }
 }
 
+/// Numbers for one test; others with each value of the variable `SEED`.
+fn random(test: u64) -> Random {
+    let seed = std::env::var("SEED").map_or(0, |seed| seed.parse().unwrap());
+    Random(test + seed * 1_000_003)
+}
+
+/// Bytes that can be compressed, more or less.
+fn content(len: u64, random: &mut Random) -> Vec<u8> {
+    let noise = *random.pick(&[5, 100, 230, 350, 512]);
+    let mut bytes = vec![7; usize::try_from(len).unwrap()];
+    for sector in bytes.chunks_mut(512) {
+        let noise = noise.min(sector.len());
+        for word in sector[..noise].chunks_mut(8) {
+            let value = random.below(u64::MAX).to_le_bytes();
+            word.copy_from_slice(&value[..word.len()]);
+        }
+    }
+    bytes
+}
+
 /// Random changes; returns what was touched.
 fn change(
     writer: &GuestWriter,
@@ -77,7 +97,23 @@ fn change(
         let most = *random.pick(&[512, cluster, cluster * 3, size / 2]);
         let len = (1 + random.below(most)).next_multiple_of(align);
         let range = start..size.min(start + len);
-        match random.below(10) {
+        match random.below(13) {
+            10..=12 => {
+                let start = range.start / cluster * cluster;
+                let end = range.end.min(start + 9 * cluster);
+                let end = end.next_multiple_of(cluster).min(size);
+                let content = content(end - start, random);
+                match writer.write_compressed(start, &content) {
+                    Err(error) if error.to_string().contains("external data file") => {
+                        writer.write(start, &content).unwrap();
+                    }
+                    other => other.unwrap(),
+                }
+                let index = |at| usize::try_from(at).unwrap();
+                model.bytes[index(start)..index(end)].copy_from_slice(&content);
+                touched.push(start..end);
+                continue;
+            }
             0..=4 => {
                 let byte = u8::try_from(1 + random.below(255)).unwrap();
                 let len = usize::try_from(range.end - range.start).unwrap();
@@ -140,7 +176,7 @@ fn written(qemu: &Qemu, name: &str, options: &str, size: u64, random: &mut Rando
 fn every_cluster_size_and_refcount_width() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(qemu) = Qemu::find() else { return };
-    let mut random = Random(1);
+    let mut random = random(1);
     for bits in 9..=21 {
         let width = 1 << (bits % 7);
         for kind in [
@@ -164,7 +200,7 @@ fn every_cluster_size_and_refcount_width() {
 fn subclusters() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(qemu) = Qemu::find() else { return };
-    let mut random = Random(2);
+    let mut random = random(2);
     for bits in 14..=21 {
         for kind in ["", ",compression_type=zstd"] {
             let options = format!("extended_l2=on,cluster_size={}{kind}", 1 << bits);
@@ -181,7 +217,7 @@ fn subclusters() {
 fn data_files() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(qemu) = Qemu::find() else { return };
-    let mut random = Random(3);
+    let mut random = random(3);
     for kind in ["cluster_size=4096", "cluster_size=65536", "extended_l2=on"] {
         for raw in ["off", "on"] {
             let file = qemu.path("data").display().to_string();
@@ -202,7 +238,7 @@ fn data_files() {
 fn over_a_backing_file() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(qemu) = Qemu::find() else { return };
-    let mut random = Random(4);
+    let mut random = random(4);
     for options in [
         "cluster_size=512",
         "cluster_size=4096",
@@ -237,7 +273,7 @@ fn over_a_backing_file() {
 fn snapshots_keep_what_they_have() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(qemu) = Qemu::find() else { return };
-    let mut random = Random(5);
+    let mut random = random(5);
     for options in [
         "cluster_size=512",
         "cluster_size=4096,refcount_bits=64",
@@ -270,7 +306,7 @@ fn snapshots_keep_what_they_have() {
 fn bitmaps_record_what_is_written() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(qemu) = Qemu::find() else { return };
-    let mut random = Random(6);
+    let mut random = random(6);
     for options in ["cluster_size=4096", "cluster_size=65536", "extended_l2=on"] {
         let size = 3 << 20;
         written(&qemu, "a", options, size, &mut random);
@@ -283,8 +319,9 @@ fn bitmaps_record_what_is_written() {
         let mut expected: Vec<_> = ["fine", "coarse"]
             .map(|name| image.load_bitmap(name).unwrap())
             .into();
+        let cluster = image.geometry().cluster_size();
         let writer = image.into_writer().unwrap();
-        let touched = change(&writer, &mut model, 4096, &mut random);
+        let touched = change(&writer, &mut model, cluster, &mut random);
         // A second image sees that they are in use.
         let looking = OpenOptions::new()
             .lock(qcow2::io::LockMode::None)

@@ -5,17 +5,13 @@
 //! its end is ignored. What comes out is a cluster, never more: as for QEMU, output that
 //! would go on is cut off, and too little of it is an error.
 
-#[allow(dead_code, reason = "for the writers of compressed clusters")]
 mod compressor;
-#[allow(dead_code, reason = "for the writers of compressed clusters")]
 mod zlib;
-#[allow(dead_code, reason = "for the writers of compressed clusters")]
 mod zstd;
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::format::CompressionType;
-#[allow(unused_imports, reason = "for the writers of compressed clusters")]
 pub(crate) use compressor::Compressor;
 
 /// Contexts that are kept for the next cluster; more threads than this make their own.

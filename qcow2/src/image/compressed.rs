@@ -169,6 +169,11 @@ impl ClusterCache {
         list.push_front((host, Arc::clone(bytes)));
     }
 
+    /// Forgets what was at `host`: something else is to be there.
+    pub(super) fn forget(&self, host: HostOffset) {
+        self.lock().retain(|(at, _)| *at != host);
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<(HostOffset, Arc<Vec<u8>>)>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }

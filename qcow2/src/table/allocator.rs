@@ -360,6 +360,11 @@ impl<'a> Allocator<'a> {
         self.refcounts.claim(cluster)
     }
 
+    /// Counts one more reference to a cluster that is in use, in memory.
+    pub(crate) fn add(&mut self, cluster: HostCluster) -> Result<()> {
+        self.refcounts.add(cluster)
+    }
+
     /// Takes one reference from a cluster, in memory. Only after whatever
     /// referred to it is gone from stable storage.
     pub(crate) fn release(&mut self, cluster: HostCluster) -> Result<()> {

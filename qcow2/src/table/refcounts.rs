@@ -273,6 +273,15 @@ impl<'a> Refcounts<'a> {
         }
     }
 
+    /// Raises the refcount of `cluster` by one in memory.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is no refcount so large.
+    pub(super) fn add(&mut self, cluster: HostCluster) -> Result<()> {
+        let more = self.get(cluster)?.saturating_add(1);
+        self.set(cluster, more)
+    }
+
     /// Lowers the refcount of `cluster` by one in memory.
     ///
     /// # Errors

@@ -46,6 +46,9 @@ pub(crate) struct Space {
     dirty: bool,
     /// Nothing was ever written to the file from here on, so that it reads as zeros.
     untouched: u64,
+    /// The free end of the cluster that compressed clusters are packed into; empty
+    /// without one.
+    packing: Range<u64>,
 }
 
 impl Space {
@@ -70,6 +73,7 @@ impl Space {
             old_table: None,
             dirty: false,
             untouched,
+            packing: 0..0,
         })
     }
 
@@ -130,6 +134,54 @@ impl Space {
         Ok(offset)
     }
 
+    /// Where `len` bytes of a compressed cluster, less than a cluster, come to lie: behind
+    /// the one before if they fit into its host cluster, or if the next host cluster is
+    /// behind that; else at the start of another. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub(crate) fn place_packed(&mut self, len: u64) -> Result<Range<u64>> {
+        let Range { start, end } = self.packing;
+        if start < end {
+            let cluster = self.geometry.host_cluster(HostOffset(start));
+            let counted = self.allocator.refcount(cluster)?;
+            let can_share = counted > 0 && counted < self.geometry.refcount_max();
+            if can_share && end - start >= len {
+                return Ok(start..start + len);
+            }
+            self.ensure(1)?;
+            let next = self.ahead.front().copied();
+            if can_share && next == Some(HostCluster(cluster.0 + 1)) {
+                return Ok(start..start + len);
+            }
+        }
+        self.ensure(1)?;
+        let first = self.ahead.front().copied().unwrap_or_default();
+        let start = self.allocator.offset(first)?.0;
+        Ok(start..start.saturating_add(len))
+    }
+
+    /// Takes the place that [`place_packed`](Self::place_packed) told: each cluster of it
+    /// has one more reference in memory.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub(crate) fn take_packed(&mut self, range: &Range<u64>) -> Result<()> {
+        let cluster_size = self.geometry.cluster_size();
+        let first = self.geometry.host_cluster(HostOffset(range.start));
+        let last = self.geometry.host_cluster(HostOffset(range.end - 1));
+        let shared = range.start == self.packing.start && !self.packing.is_empty();
+        if shared {
+            self.allocator.add(first)?;
+            self.dirty = true;
+        }
+        if !shared || last != first {
+            self.take()?;
+        }
+        self.packing = range.end..(last.0 + 1).saturating_mul(cluster_size);
+        Ok(())
+    }
+
     /// Takes a reference from each of the clusters that `bytes` bytes at `offset` touch,
     /// once that can be done. With `punch` the space of those that become free is given
     /// back to the system: they won't be needed soon.
@@ -156,6 +208,11 @@ impl Space {
         self.allocator.table_pending()
             || self.given_back.len() > MAX_GIVEN_BACK
             || self.allocator.dirty_bytes() > MAX_BYTES
+    }
+
+    /// Whether there are clusters that lose a reference with the next flush.
+    pub(crate) fn has_given_back(&self) -> bool {
+        !self.given_back.is_empty()
     }
 
     /// Whether refcounts changed, or will.
@@ -201,7 +258,12 @@ impl Space {
         for GivenBack { run, punch } in given_back {
             for cluster in run.iter() {
                 self.allocator.release(cluster)?;
-                if punch && self.allocator.refcount(cluster)? == 0 {
+                let is_free = self.allocator.refcount(cluster)? == 0;
+                let packed = self.geometry.host_cluster(HostOffset(self.packing.start));
+                if is_free && packed == cluster {
+                    self.packing = 0..0;
+                }
+                if punch && is_free {
                     let start = self.allocator.offset(cluster)?.0;
                     if hole.end != start {
                         self.punch(std::mem::replace(&mut hole, start..start));

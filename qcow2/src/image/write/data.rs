@@ -143,7 +143,7 @@ impl State {
     }
 
     /// What a part of the cluster at `start` holds so far.
-    fn old_bytes(&self, start: u64, range: Range<u64>) -> Result<OldBytes> {
+    fn old_bytes(&mut self, start: u64, range: Range<u64>) -> Result<OldBytes> {
         let len = range.end.saturating_sub(range.start);
         let first = start.saturating_add(range.start);
         // What is past the disk's end is zeros.
@@ -151,6 +151,8 @@ impl State {
         if len == 0 || self.is_known_zero(first..first + inside)? {
             return Ok(OldBytes::Zeros(len));
         }
+        // What is there may be what waits.
+        self.write_batch()?;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         let part = bytes.get_mut(..usize::try_from(inside).unwrap_or(usize::MAX));
         self.view().read(first, part.unwrap_or_default())?;
@@ -194,7 +196,7 @@ impl State {
     }
 
     /// Has guest data written at `at`, with that before it if it follows.
-    fn put(&mut self, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
+    pub(super) fn put(&mut self, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
         let mut at = at.0;
         for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
             let end = self.batch.at.saturating_add(self.batch.bytes.len() as u64);

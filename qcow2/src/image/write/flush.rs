@@ -59,16 +59,17 @@ impl State {
     }
 
     /// Writes slices of new L2 tables, or of those in use; whether there were any.
-    fn write_slices(&self, new: bool) -> Result<bool> {
-        let mut any = false;
+    fn write_slices(&mut self, new: bool) -> Result<bool> {
+        let mut end = None;
         for (offset, bytes) in self.l2.iter(self.image.geometry(), new) {
-            any = true;
+            end = Some(offset.0.saturating_add(bytes.len() as u64));
             self.image
                 .storage
                 .write_all_at(offset.0, bytes)
                 .map_err(Error::io(format!("writing L2 entries at {offset}")))?;
         }
-        Ok(any)
+        self.space.touched(end.unwrap_or(0));
+        Ok(end.is_some())
     }
 
     /// Writes changed L1 entries, adjoining ones at once; whether there were any.

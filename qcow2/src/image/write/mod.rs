@@ -3,6 +3,7 @@
 //! ```text
 //! write, zero, discard ──► record      bitmaps: in use on disk first, then bits in memory
 //!                          data        clusters in place or new; data goes out at once
+//!                          packed      compressed clusters, within host clusters
 //!                          zero        entries that say zeros, clusters given back
 //!                          tables      L1 and L2 entries, changed in memory
 //! flush ─────────────────► flush       tables and refcounts reach the disk in order
@@ -15,6 +16,7 @@
 
 mod data;
 mod flush;
+mod packed;
 mod prove;
 mod record;
 mod tables;
@@ -31,6 +33,7 @@ use std::{
 use super::{Image, extents::View};
 use crate::{
     Error, Result,
+    compress::Compressor,
     disk::{Disk, DiskExt, DiskMut, Extent, SECTOR},
     io::Storage,
     table::{DirtySlices, L1Table, Space},
@@ -60,6 +63,8 @@ pub struct GuestWriter {
     size: u64,
     file: Option<Arc<dyn Storage>>,
     backing: Option<Arc<dyn Disk>>,
+    cluster_size: u64,
+    compressor: Compressor,
     state: RwLock<State>,
 }
 
@@ -137,6 +142,8 @@ impl GuestWriter {
             size,
             file: Some(file),
             backing,
+            cluster_size: image.geometry().cluster_size(),
+            compressor: Compressor::new(image.header().compression_type),
             state: RwLock::new(State {
                 image,
                 size,

@@ -32,7 +32,14 @@ impl State {
         if self.l2.bytes() > MAX_BYTES || self.space.wants_flush() {
             self.write_tables()?;
         }
-        self.space.ensure(clusters)?;
+        match self.space.ensure(clusters) {
+            Err(Error::Refused(_)) if self.space.has_given_back() => {
+                // Clusters that were given back can be taken after they were let go.
+                self.write_tables()?;
+                self.space.ensure(clusters)?;
+            }
+            ensured => ensured?,
+        }
         if self.space.wants_flush() {
             // A larger refcount table goes out before anything that it counts.
             self.write_tables()?;

@@ -203,6 +203,11 @@ impl Model {
         }
         match op {
             Op::Write(range, byte) => self.fill(range.clone(), *byte),
+            Op::Pack(range, seed) => {
+                let at = usize::try_from(range.start).unwrap();
+                let content = content(range, *seed);
+                self.bytes[at..at + content.len()].copy_from_slice(&content);
+            }
             Op::Zero(range, _) => self.fill(range.clone(), 0),
             Op::Discard(range) if !self.no_discard => {
                 let start = range.start.next_multiple_of(self.unit);
@@ -232,10 +237,27 @@ impl Model {
     }
 }
 
+/// Bytes that can be compressed, some more, some less, some not at all.
+fn content(range: &Range<u64>, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let noise = random.pick(&[1, 20, 45, 70, 100]) * 512 / 100;
+    let mut bytes = vec![7; usize::try_from(range.end - range.start).unwrap()];
+    for sector in bytes.chunks_mut(512) {
+        let noise = noise.min(sector.len());
+        for word in sector[..noise].chunks_mut(8) {
+            let value = random.below(u64::MAX).to_le_bytes();
+            word.copy_from_slice(&value[..word.len()]);
+        }
+    }
+    bytes
+}
+
 /// Something that a guest does.
 #[derive(Clone, Debug)]
 enum Op {
     Write(Range<u64>, u8),
+    /// Whole clusters, compressed.
+    Pack(Range<u64>, u64),
     Zero(Range<u64>, bool),
     Discard(Range<u64>),
     Flush,
@@ -244,7 +266,10 @@ enum Op {
 impl Op {
     fn range(&self) -> Range<u64> {
         match self {
-            Self::Write(range, _) | Self::Zero(range, _) | Self::Discard(range) => range.clone(),
+            Self::Write(range, _)
+            | Self::Pack(range, _)
+            | Self::Zero(range, _)
+            | Self::Discard(range) => range.clone(),
             Self::Flush => 0..0,
         }
     }
@@ -255,7 +280,11 @@ impl Op {
         let most = random.pick(&[512, cluster, cluster * 3, size / 2]);
         let len = (1 + random.below(most)).next_multiple_of(align);
         let range = start..size.min(start + len);
-        match random.below(12) {
+        let start_of = range.start / cluster * cluster;
+        let end_of = range.end.min(start_of + 3 * cluster);
+        let whole = start_of..end_of.next_multiple_of(cluster).min(size);
+        match random.below(15) {
+            12..=14 => Self::Pack(whole, 1 + random.below(1 << 40)),
             0..=5 => Self::Write(range, u8::try_from(1 + random.below(255)).unwrap()),
             6 => Self::Zero(range, false),
             7 => Self::Zero(range, true),
@@ -270,6 +299,15 @@ impl Op {
             Self::Write(range, byte) => {
                 let len = usize::try_from(range.end - range.start).unwrap();
                 writer.write(range.start, &vec![*byte; len])
+            }
+            Self::Pack(range, seed) => {
+                let content = content(range, *seed);
+                match writer.write_compressed(range.start, &content) {
+                    Err(Error::Refused(text)) if text.contains("external data file") => {
+                        writer.write(range.start, &content)
+                    }
+                    other => other,
+                }
             }
             Self::Zero(range, unmap) => writer.zero(range.clone(), *unmap),
             Self::Discard(range) => writer.discard(range.clone()),

@@ -159,3 +159,72 @@ fn model_options() -> CreateOptions {
         ..CreateOptions::default()
     }
 }
+
+/// Compressed clusters share host clusters, as far as their refcounts allow.
+#[test]
+fn compressed_clusters_are_packed() {
+    for (refcount_bits, at_most) in [(16, 8), (2, 14), (1, 32)] {
+        let options = CreateOptions {
+            refcount_bits,
+            ..model_options()
+        };
+        let rig = Rig::new(&options, None);
+        let mut model = Model::of(&rig);
+        let size = rig.image.size().unwrap();
+        let writer = rig.writer();
+        for index in 0..30 {
+            // About 900 bytes each.
+            let cluster = index * 4096..(index + 1) * 4096;
+            let mut op = Op::Pack(cluster.clone(), 1);
+            for seed in 2.. {
+                let mut packed = Vec::new();
+                let content = content(&cluster, seed);
+                writer.compress(&content, &mut packed).unwrap();
+                if (800..1100).contains(&packed.len()) {
+                    op = Op::Pack(cluster, seed);
+                    break;
+                }
+            }
+            op.apply(&writer).unwrap();
+            model.apply(&op);
+        }
+        assert!(read_all(&writer) == model.bytes);
+        // Written over in part, and whole.
+        for op in [
+            Op::Write(5000..5001, 1),
+            Op::Pack(20 * 4096..21 * 4096, 77),
+            Op::Pack(20 * 4096..21 * 4096, 78),
+            Op::Zero(9 * 4096..10 * 4096, true),
+            Op::Pack(9 * 4096..10 * 4096, 79),
+        ] {
+            op.apply(&writer).unwrap();
+            model.apply(&op);
+            assert!(read_all(&writer) == model.bytes, "{op:?}");
+        }
+        writer.close().unwrap();
+        model.assert_is(&rig, "packed");
+        let grown = (rig.image.size().unwrap() - size) / 4096;
+        assert!(grown <= at_most + 8, "{refcount_bits}: {grown} clusters");
+    }
+}
+
+#[test]
+fn what_is_no_compressed_cluster_is_refused() {
+    let rig = rig_of(&model_options(), false);
+    rig.image.start_journal();
+    let writer = rig.writer();
+    let refused = [
+        writer.write_compressed(512, &[1; 4096]),
+        writer.write_compressed(4096, &[1; 4095]),
+        writer.write_compressed(1 << 20, &[1; 4096]),
+        writer.store_compressed(4096, &[1; 4096]),
+        writer.store_compressed(4096, &[]),
+        writer.store_compressed(1, &[1]),
+        writer.store_compressed(1 << 20, &[1]),
+    ];
+    for result in refused {
+        assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
+    }
+    writer.close().unwrap();
+    assert_eq!(rig.image.journal().operations(), []);
+}

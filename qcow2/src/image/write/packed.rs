@@ -1,0 +1,132 @@
+//! Compressed clusters: packed one behind the other within host clusters, each of which
+//! counts the compressed clusters that it has a part of.
+
+use super::{GuestWriter, State};
+use crate::{
+    Error, Result,
+    addr::HostOffset,
+    disk::{DiskExt, SECTOR},
+    format::{ExtendedL2Entry, L2Entry, SubclusterBitmap},
+};
+
+impl GuestWriter {
+    /// Writes the clusters that `data` covers wholly, compressed with the image's codec;
+    /// `offset` is where one of them begins, and `data` ends with a cluster or with the
+    /// disk. Clusters that would not become smaller are stored as they are. What was
+    /// there before is given back.
+    ///
+    /// Many threads can call this at once: they compress beside each other, and only
+    /// storing the result has the disk for itself.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for parts of clusters, and in an image whose guest data is in
+    /// an external data file; else as [`write`](Self::write).
+    pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_range(offset, data.len())?;
+        self.read_lock().require_packable()?;
+        let size = usize::try_from(self.cluster_size).unwrap_or(usize::MAX);
+        let end = offset.saturating_add(data.len() as u64);
+        let whole = end == self.size || end.is_multiple_of(self.cluster_size);
+        if !offset.is_multiple_of(self.cluster_size) || !whole {
+            let name = &self.name;
+            return Err(Error::Refused(format!(
+                "of '{name}' whole clusters of {size} bytes are compressed, not {} bytes at {offset}",
+                data.len()
+            )));
+        }
+        let (mut packed, mut filled) = (Vec::new(), Vec::new());
+        let mut at = offset;
+        for cluster in data.chunks(size) {
+            let smaller = if cluster.len() == size {
+                self.compress(cluster, &mut packed)?
+            } else {
+                filled.clear();
+                filled.extend_from_slice(cluster);
+                filled.resize(size, 0);
+                self.compress(&filled, &mut packed)?
+            };
+            match smaller {
+                true => self.store_compressed(at, &packed)?,
+                false => self.write(at, cluster)?,
+            }
+            at = at.saturating_add(self.cluster_size);
+        }
+        Ok(())
+    }
+
+    /// Compresses `cluster`, one whole cluster of the disk (the last one filled up with
+    /// zeros), into `out`, for [`store_compressed`](Self::store_compressed); false if
+    /// it would not become smaller. Nothing is written, and threads don't wait for each
+    /// other.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is no memory for it.
+    pub fn compress(&self, cluster: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        self.compressor.compress(cluster, out)
+    }
+
+    /// Stores `packed`, what [`compress`](Self::compress) made of the cluster at `offset`
+    /// of the disk. It is taken as it is.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if no cluster begins at `offset`, or if `packed` isn't smaller
+    /// than one; else as [`write_compressed`](Self::write_compressed).
+    pub fn store_compressed(&self, offset: u64, packed: &[u8]) -> Result<()> {
+        let end = offset.saturating_add(self.cluster_size).min(self.size);
+        self.check_range(offset, 1)?;
+        let fits = !packed.is_empty() && (packed.len() as u64) < self.cluster_size;
+        if !offset.is_multiple_of(self.cluster_size) || !fits {
+            return Err(Error::Refused(format!(
+                "{} bytes at {offset} are no compressed cluster of '{}'",
+                packed.len(),
+                self.name
+            )));
+        }
+        self.read_lock().require_packable()?;
+        self.change(offset..end, |state, range| {
+            state.store_packed(range.start, packed)
+        })
+    }
+}
+
+impl State {
+    fn require_packable(&self) -> Result<()> {
+        if !self.image.header().has_data_file() {
+            return Ok(());
+        }
+        let name = &self.image.name;
+        Err(Error::Refused(format!(
+            "'{name}' has an external data file, where no cluster can be compressed"
+        )))
+    }
+
+    /// Stores a compressed cluster for the one at `start`.
+    fn store_packed(&mut self, start: u64, packed: &[u8]) -> Result<()> {
+        let old = self.entry(start)?;
+        self.make_room(start, 1)?;
+        let place = self.own_entry(start)?;
+        let geometry = self.image.geometry();
+        let len = packed.len() as u64;
+        let range = self.space.place_packed(len)?;
+        let host = HostOffset(range.start);
+        let entry = L2Entry::compressed(geometry, host, len).ok_or_else(|| {
+            Error::Refused(format!(
+                "no compressed cluster can be at {host}: its offset has {} bits",
+                70 - geometry.cluster_bits()
+            ))
+        })?;
+        self.space.take_packed(&range)?;
+        let last = geometry.host_cluster(HostOffset(range.end - 1)).0 + 1;
+        let file_end = last.saturating_mul(geometry.cluster_size());
+        self.image.guest.file_end.promise(file_end);
+        self.image.guest.clusters.forget(host);
+        // The file ends with a whole sector; what follows goes over the zeros.
+        let fill = range.end.next_multiple_of(SECTOR) - range.end;
+        let fill = vec![0; usize::try_from(fill).unwrap_or(0)];
+        self.put(host, &[packed, &fill])?;
+        let bitmap = SubclusterBitmap::default();
+        self.set_entry(place, ExtendedL2Entry { entry, bitmap });
+        self.drop_cluster(old.entry, false);
+        Ok(())
+    }
+}
