@@ -27,7 +27,7 @@ use crate::{
     addr::HostOffset,
     bitmap::{BitmapEdit, Bitmaps},
     check::{Fixed, Metadata},
-    format::{Autoclear, BitmapsExtension, Header, HeaderArea},
+    format::{Autoclear, BitmapsExtension, Header, HeaderArea, Incompatible},
     io::Storage,
 };
 
@@ -189,12 +189,25 @@ impl Image {
     }
 
     /// Clears the autoclear bits that this crate doesn't know, as whoever writes the
-    /// image must.
-    pub(crate) fn clear_unknown_autoclear(&mut self) -> Result<()> {
+    /// image must; with `dirty` sets the bit that says that refcounts may be wrong.
+    pub(crate) fn mark_written(&mut self, dirty: bool) -> Result<()> {
         let mut next = self.area.clone();
         let header = next.header_mut();
         let features = header.autoclear_features;
         header.autoclear_features = features.without(features.unknown());
+        if dirty {
+            let features = &mut header.incompatible_features;
+            *features = features.with(Incompatible::DIRTY);
+        }
+        self.switch_header(next)
+    }
+
+    /// Clears the bit that says that refcounts may be wrong: they are right, on stable
+    /// storage.
+    pub(crate) fn mark_clean(&mut self) -> Result<()> {
+        let mut next = self.area.clone();
+        let features = &mut next.header_mut().incompatible_features;
+        *features = features.without(Incompatible::DIRTY);
         self.switch_header(next)
     }
 

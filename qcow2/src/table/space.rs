@@ -239,11 +239,27 @@ impl Space {
         Ok(change)
     }
 
-    /// Lowers the refcounts of what was given back, and writes them. No sync. Afterwards
-    /// clusters whose refcount is 0 can be taken.
+    /// Whether the refcounts that changed, and those of what was given back, are as few
+    /// as memory is meant for.
+    pub(crate) fn fits_in_memory(&self) -> bool {
+        let entries = self.geometry.refcount_block_entries();
+        let (mut blocks, mut last) = (0_u64, None);
+        for GivenBack { run, .. } in &self.given_back {
+            let first = run.first.0 / entries;
+            let end = run.first.0.saturating_add(run.clusters).div_ceil(entries);
+            let counted = u64::from(last == Some(first));
+            blocks = blocks.saturating_add(end.saturating_sub(first + counted));
+            last = end.checked_sub(1);
+        }
+        let bytes = blocks.saturating_mul(self.geometry.cluster_size());
+        !self.wants_flush() && bytes <= MAX_BYTES && self.old_table.is_none()
+    }
+
+    /// Lowers the refcounts of what was given back, and writes them unless they are
+    /// `lazy`. No sync. Afterwards clusters whose refcount is 0 can be taken.
     ///
     /// Returns whether anything was written.
-    pub(crate) fn release_given_back(&mut self) -> Result<bool> {
+    pub(crate) fn release_given_back(&mut self, lazy: bool) -> Result<bool> {
         let any = self.old_table.is_some() || !self.given_back.is_empty();
         if let Some(moved) = self.old_table.take() {
             self.allocator.release_old_table(moved)?;
@@ -271,12 +287,16 @@ impl Space {
                     hole.end = start + self.geometry.cluster_size();
                 }
             }
-            if self.allocator.dirty_bytes() > MAX_BYTES {
+            if !lazy && self.allocator.dirty_bytes() > MAX_BYTES {
                 self.allocator.write_blocks()?;
                 self.allocator.trim(MAX_BYTES);
             }
         }
         self.punch(hole);
+        if lazy {
+            self.dirty |= any;
+            return Ok(false);
+        }
         self.allocator.write_blocks()?;
         self.allocator.trim(MAX_BYTES);
         Ok(any)

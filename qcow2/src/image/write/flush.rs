@@ -22,6 +22,9 @@ impl State {
     ///    (or a larger table; sync; the header; sync)
     /// 3. entries of L2 tables that are in use, and of the L1 table; sync
     /// 4. refcounts of clusters given back
+    ///
+    /// With lazy refcounts these stay in memory, as far as it is meant for that: then
+    /// there are no refcount blocks in 1, there is no 2, and nothing is written in 4.
     pub(super) fn write_tables(&mut self) -> Result<()> {
         self.write_batch()?;
         if self.l2.is_empty() && self.l1_changed.is_empty() && !self.space.is_dirty() {
@@ -32,12 +35,17 @@ impl State {
     }
 
     fn write_tables_in_order(&mut self) -> Result<()> {
+        let lazy = self.lazy && self.space.fits_in_memory();
         let new_tables = self.write_slices(true)?;
-        let refcounts = self.space.write_blocks()?;
+        let refcounts = !lazy && self.space.write_blocks()?;
         if new_tables || refcounts || self.unsynced {
             self.sync_data()?;
         }
-        match self.space.write_table()? {
+        let change = match lazy {
+            true => TableChange::None,
+            false => self.space.write_table()?,
+        };
+        match change {
             TableChange::None => {}
             TableChange::InPlace => self.sync_image()?,
             TableChange::Moved(moved) => {
@@ -54,7 +62,7 @@ impl State {
         for (offset, bytes) in self.l2.take() {
             self.image.guest.l2.insert(offset, bytes);
         }
-        self.released |= self.space.release_given_back()?;
+        self.released |= self.space.release_given_back(lazy)?;
         Ok(())
     }
 

@@ -35,6 +35,7 @@ use crate::{
     Error, Result,
     compress::Compressor,
     disk::{Disk, DiskExt, DiskMut, Extent, SECTOR},
+    format::Compatible,
     io::Storage,
     table::{DirtySlices, L1Table, Space},
 };
@@ -52,6 +53,10 @@ use record::Recorder;
 /// the first one they are marked as in use, and `close` stores them. A writer that ends
 /// without it leaves them in use, so that nobody takes them for complete. Bitmaps that
 /// are disabled, in use or void stay as they are.
+///
+/// An image with lazy refcounts has its dirty bit set before the first change, and
+/// cleared by `close`, which stores the refcounts. Without it they are made right when the
+/// image is next opened for writing.
 ///
 /// After a write or a sync failed nothing more is written: every later call fails, too.
 /// The image is then as an interruption would have left it.
@@ -90,6 +95,8 @@ struct State {
     failure: Option<Failure>,
     /// Nothing more is written: all of it is stored.
     finished: bool,
+    /// Refcounts are kept in memory while the header says that they may be wrong.
+    lazy: bool,
 }
 
 /// A write or sync that failed.
@@ -137,6 +144,8 @@ impl GuestWriter {
         let recorder = Recorder::load(&image)?;
         let l1 = image.read_active_l1()?;
         let size = image.virtual_size() / SECTOR * SECTOR;
+        let features = image.header().compatible_features;
+        let lazy = features.contains(Compatible::LAZY_REFCOUNTS);
         Ok(Self {
             name: image.name.clone(),
             size,
@@ -158,6 +167,7 @@ impl GuestWriter {
                 released: false,
                 failure: None,
                 finished: false,
+                lazy,
             }),
         })
     }
@@ -297,8 +307,9 @@ impl State {
         result
     }
 
-    /// Before the first change: the bitmaps that record are in use, and features that
-    /// this crate doesn't know are void, on stable storage.
+    /// Before the first change: the bitmaps that record are in use, features that this
+    /// crate doesn't know are void, and an image with lazy refcounts is dirty, on stable
+    /// storage.
     fn begin(&mut self) -> Result<()> {
         if self.begun {
             return Ok(());
@@ -306,7 +317,7 @@ impl State {
         let begun = self
             .recorder
             .begin(&self.image)
-            .and_then(|()| self.image.clear_unknown_autoclear());
+            .and_then(|()| self.image.mark_written(self.lazy));
         self.stored(begun)?;
         self.begun = true;
         Ok(())
@@ -317,9 +328,14 @@ impl State {
             return Ok(());
         }
         self.require_unfailed()?;
+        let lazy = std::mem::take(&mut self.lazy);
         self.flush()?;
         if self.released {
             self.sync_image()?;
+        }
+        if lazy && self.begun {
+            let clean = self.image.mark_clean();
+            self.stored(clean)?;
         }
         self.image.forget_tables();
         if self.begun {

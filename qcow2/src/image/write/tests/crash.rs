@@ -27,7 +27,13 @@ fn kinds() -> Vec<(&'static str, CreateOptions, bool)> {
         version: Version::V2,
         ..plain.clone()
     };
+    let lazy = CreateOptions {
+        lazy_refcounts: true,
+        refcount_bits: 8,
+        ..plain.clone()
+    };
     vec![
+        ("lazy refcounts", lazy, true),
         ("plain", plain.clone(), false),
         ("over a base", plain, true),
         ("tiny clusters", tiny, false),

@@ -14,6 +14,7 @@ use crate::{
     bitmap::BitmapState,
     check::{CheckOptions, CheckReport, Severity, check},
     disk::RawDisk,
+    format::Incompatible,
     image::create::{self, CreateOptions, Version, create_in},
     io::memory::MemoryStorage,
 };

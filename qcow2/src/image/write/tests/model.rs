@@ -25,6 +25,11 @@ pub(super) fn kinds() -> Vec<(String, CreateOptions, bool)> {
             ..CreateOptions::default()
         };
         add("plain", plain.clone(), false);
+        let lazy = CreateOptions {
+            lazy_refcounts: true,
+            ..plain.clone()
+        };
+        add("lazy refcounts", lazy, false);
         add("over a base", plain.clone(), true);
         let v2 = CreateOptions {
             version: Version::V2,
@@ -225,6 +230,67 @@ fn what_is_no_compressed_cluster_is_refused() {
     for result in refused {
         assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
     }
+    writer.close().unwrap();
+    assert_eq!(rig.image.journal().operations(), []);
+}
+
+#[test]
+fn lazy_refcounts_wait_until_the_end() {
+    let options = CreateOptions {
+        lazy_refcounts: true,
+        ..model_options()
+    };
+    let rig = Rig::new(&options, None);
+    let mut model = Model::of(&rig);
+    let header = || {
+        let reader = OpenOptions::new().open_storage("image", Arc::new(rig.image.clone()));
+        reader.unwrap().header().incompatible_features
+    };
+    let blocks = |rig: &Rig| {
+        let mut table = [0; 8];
+        let at = rig.open().header().refcount_table_offset.0;
+        rig.image.read_padded(at, &mut table).unwrap();
+        let mut block = vec![0; 4096];
+        rig.image
+            .read_padded(u64::from_be_bytes(table), &mut block)
+            .unwrap();
+        block
+    };
+    let before = blocks(&rig);
+    let writer = rig.writer();
+    assert!(header().is_empty());
+    // Few enough that they stay in memory.
+    for op in [
+        Op::Write(0..100_000, 1),
+        Op::Flush,
+        Op::Discard(0..40_000),
+        Op::Flush,
+    ] {
+        op.apply(&writer).unwrap();
+        model.apply(&op);
+        assert!(header().contains(Incompatible::DIRTY), "{op:?}");
+        assert!(
+            rig.image.to_vec(1 << 30).unwrap()[8192..12288] == before,
+            "{op:?}"
+        );
+    }
+    let left = Rig {
+        image: rig.image.fork(),
+        ..rig.clone()
+    };
+    writer.close().unwrap();
+    assert!(header().is_empty());
+    model.assert_is(&rig, "closed");
+    // One that was not closed is repaired when it is opened.
+    let repaired = left.open();
+    assert!(repaired.repaired().is_some());
+    assert!(repaired.header().incompatible_features.is_empty());
+    left.assert_clean("repaired");
+    assert!(left.bytes() == model.bytes);
+    // Without a change nothing is marked.
+    rig.image.start_journal();
+    let writer = rig.writer();
+    writer.flush().unwrap();
     writer.close().unwrap();
     assert_eq!(rig.image.journal().operations(), []);
 }
