@@ -49,8 +49,9 @@ use crate::{
     Error, Result,
     io::{FileStorage, Locking, Storage},
 };
-use layout::Layout;
-use options::Checked;
+pub(in crate::image) use layout::{Layout, TablePlaces};
+pub(in crate::image) use options::Checked;
+pub(in crate::image) use write::empty;
 
 /// What [`create`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

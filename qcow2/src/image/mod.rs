@@ -1,6 +1,7 @@
 //! [`Image`]: an open qcow2 image.
 
 mod backing;
+pub mod build;
 mod compressed;
 pub mod create;
 mod entries;

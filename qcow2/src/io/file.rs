@@ -22,9 +22,6 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Most bytes that one write of zeros carries.
-const ZEROS: usize = 1 << 20;
-
 /// Largest offset that the system's calls take (`off_t`).
 const MAX_OFFSET: u64 = i64::MAX.unsigned_abs();
 
@@ -215,21 +212,6 @@ impl FileStorage {
         }
     }
 
-    fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
-        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let zeros = vec![0; length.min(ZEROS)];
-        let mut at = range.start;
-        while at < range.end {
-            let piece = usize::try_from(range.end - at)
-                .unwrap_or(usize::MAX)
-                .min(zeros.len());
-            self.file
-                .write_all_at(zeros.get(..piece).unwrap_or_default(), at)?;
-            at += piece as u64;
-        }
-        Ok(())
-    }
-
     /// Makes a regular file at least `bytes` long. Never shorter, whatever others do
     /// meanwhile, which a test of the length and `set_len` could.
     fn grow_to(&self, bytes: u64) -> io::Result<()> {
@@ -318,6 +300,24 @@ impl Storage for FileStorage {
             return Ok(());
         }
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        if self.is_block_device || range.is_empty() {
+            return Ok(());
+        }
+        if self.fallocate(FallocateFlags::empty(), &range)? {
+            return Ok(());
+        }
+        // Where space can't be reserved, holes are filled by writing.
+        self.grow_to(range.end)?;
+        let mut at = range.start;
+        while at < range.end {
+            let data = self.next_data(at..range.end)?;
+            self.write_zeros(at..data.start)?;
+            at = data.end.max(data.start);
+        }
+        Ok(())
     }
 
     fn can_grow(&self) -> bool {

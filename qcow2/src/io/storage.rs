@@ -31,6 +31,30 @@ pub trait Storage: ReadAt + fmt::Debug + Send + Sync {
     /// as zeros if this returns `Ok`.
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()>;
 
+    /// Reserves the space of `range`, whose bytes stay as they are; those past the end are
+    /// zeros, and the storage gets longer. A storage without such a thing as space only
+    /// gets longer.
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        match self.size()? < range.end {
+            true => self.set_len(range.end),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes zeros to `range`, one by one.
+    fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
+        const PIECE: u64 = 1 << 20;
+        let length = range.end.saturating_sub(range.start);
+        let zeros = vec![0; usize::try_from(length.min(PIECE)).unwrap_or(0)];
+        let mut at = range.start;
+        while at < range.end {
+            let piece = usize::try_from((range.end - at).min(PIECE)).unwrap_or(0);
+            self.write_all_at(at, zeros.get(..piece).unwrap_or_default())?;
+            at += piece as u64;
+        }
+        Ok(())
+    }
+
     /// Whether writing past the end makes it longer (false for block devices).
     fn can_grow(&self) -> bool;
 

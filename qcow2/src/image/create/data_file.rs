@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use super::{layout::Layout, options::Checked};
+use super::{
+    layout::Layout,
+    options::{Checked, Preallocation},
+    write::reserve,
+};
 use crate::{
     Error, Result,
     io::{FileStorage, Storage},
@@ -110,6 +114,12 @@ impl Prepared {
             }
         }
         grow(storage, layout)?;
+        let mode = match (checked.options.preallocation, self.outcome) {
+            // Its bytes are the disk's.
+            (Preallocation::Full, DataFile::Kept) => Preallocation::Falloc,
+            (mode, _) => mode,
+        };
+        reserve(storage, mode, 0..layout.data_file_bytes)?;
         storage.sync().map_err(Error::io("syncing the data file"))
     }
 }

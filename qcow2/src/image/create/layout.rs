@@ -26,31 +26,58 @@ const NAMELESS_CLUSTER: u64 = 4096;
 
 /// Counts are clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) geometry: Geometry,
-    pub(super) refcount_table_clusters: u64,
-    pub(super) refcount_blocks: u64,
+pub(in crate::image) struct Layout {
+    pub(in crate::image) geometry: Geometry,
+    pub(in crate::image) refcount_table_clusters: u64,
+    pub(in crate::image) refcount_blocks: u64,
     /// Entries of the L1 table.
-    pub(super) l1_entries: u64,
-    l1_clusters: u64,
-    pub(super) l2_tables: u64,
+    pub(in crate::image) l1_entries: u64,
+    pub(in crate::image) l1_clusters: u64,
+    pub(in crate::image) l2_tables: u64,
     /// Clusters of the guest's disk that are mapped.
-    pub(super) mapped: u64,
+    pub(in crate::image) mapped: u64,
     /// They are in the external data file, at the guest's offsets.
-    pub(super) in_data_file: bool,
+    pub(in crate::image) in_data_file: bool,
     /// Bytes of the external data file, at least; 0 without one.
-    pub(super) data_file_bytes: u64,
+    pub(in crate::image) data_file_bytes: u64,
 }
 
 impl Layout {
+    /// The layout of an image without data: everything is mapped, or nothing.
+    ///
     /// # Errors
     /// [`Error::Refused`] if the image would be larger than the format or the system
     /// allows.
-    pub(super) fn new(checked: &Checked<'_>) -> Result<Self> {
+    pub(in crate::image) fn new(checked: &Checked<'_>) -> Result<Self> {
+        match checked.preallocate {
+            true => Self::full(checked),
+            false => Self::with(checked, 0, 0),
+        }
+    }
+
+    /// The layout of an image in which all of the disk is mapped.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(in crate::image) fn full(checked: &Checked<'_>) -> Result<Self> {
+        let geometry = checked.geometry;
+        let l2_tables = geometry.l1_entries(checked.size);
+        Self::with(checked, l2_tables, geometry.clusters_for(checked.size))
+    }
+
+    /// The layout of an image with so many L2 tables, and so many clusters of the disk
+    /// that have a place.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(in crate::image) fn with(
+        checked: &Checked<'_>,
+        l2_tables: u64,
+        mapped: u64,
+    ) -> Result<Self> {
         let geometry = checked.geometry;
         let l1_entries = geometry.l1_entries(checked.size);
         let guest_clusters = geometry.clusters_for(checked.size);
-        let preallocate = checked.preallocate;
         let mapped_bytes = guest_clusters.saturating_mul(geometry.cluster_size());
         let mut layout = Self {
             geometry,
@@ -58,10 +85,10 @@ impl Layout {
             refcount_blocks: 1,
             l1_entries,
             l1_clusters: geometry.clusters_for(l1_entries * 8),
-            l2_tables: if preallocate { l1_entries } else { 0 },
-            mapped: if preallocate { guest_clusters } else { 0 },
+            l2_tables,
+            mapped,
             in_data_file: checked.options.data_file.is_some(),
-            data_file_bytes: match preallocate {
+            data_file_bytes: match checked.preallocate {
                 _ if checked.options.data_file.is_none() => 0,
                 true => mapped_bytes,
                 false => checked.size,
@@ -105,30 +132,30 @@ impl Layout {
     }
 
     /// All clusters of the image file.
-    pub(super) fn clusters(&self) -> u64 {
+    pub(in crate::image) fn clusters(&self) -> u64 {
         let data = if self.in_data_file { 0 } else { self.mapped };
         self.metadata().saturating_add(data)
     }
 
-    pub(super) fn refcount_blocks_at(&self) -> u64 {
+    pub(in crate::image) fn refcount_blocks_at(&self) -> u64 {
         1 + self.refcount_table_clusters
     }
 
-    fn l1_table_at(&self) -> u64 {
+    pub(in crate::image) fn l1_table_at(&self) -> u64 {
         self.refcount_blocks_at() + self.refcount_blocks
     }
 
-    pub(super) fn l2_tables_at(&self) -> u64 {
+    pub(in crate::image) fn l2_tables_at(&self) -> u64 {
         self.l1_table_at() + self.l1_clusters
     }
 
     /// The byte at which a cluster starts; [`new`](Self::new) saw to it that it exists.
-    pub(super) fn byte(&self, cluster: u64) -> u64 {
+    pub(in crate::image) fn byte(&self, cluster: u64) -> u64 {
         cluster.saturating_mul(self.geometry.cluster_size())
     }
 
     /// Where the L1 table starts; 0 without one.
-    pub(super) fn l1_offset(&self) -> u64 {
+    pub(in crate::image) fn l1_offset(&self) -> u64 {
         if self.l1_entries == 0 {
             0
         } else {
@@ -137,7 +164,7 @@ impl Layout {
     }
 
     /// Where the first mapped guest cluster is, in the image or in the data file.
-    pub(super) fn first_data_offset(&self) -> u64 {
+    pub(in crate::image) fn first_data_offset(&self) -> u64 {
         if self.in_data_file {
             0
         } else {
@@ -147,7 +174,7 @@ impl Layout {
 
     /// Bytes of the image file. Without preallocation it ends with the L1 table's last
     /// entry, as qemu-img's do.
-    pub(super) fn file_bytes(&self) -> u64 {
+    pub(in crate::image) fn file_bytes(&self) -> u64 {
         if self.mapped == 0 && self.l1_entries > 0 {
             return self.l1_offset() + self.l1_entries * 8;
         }
@@ -157,8 +184,34 @@ impl Layout {
     /// The first cluster: header, extensions, name of the backing file, zeros.
     ///
     /// # Errors
+    /// As [`TablePlaces::first_cluster`].
+    pub(in crate::image) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
+        let places = TablePlaces {
+            l1_entries: self.l1_entries,
+            l1_offset: self.l1_offset(),
+            refcount_table_offset: self.byte(1),
+            refcount_table_clusters: self.refcount_table_clusters,
+        };
+        places.first_cluster(checked)
+    }
+}
+
+/// Where the tables are that the header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::image) struct TablePlaces {
+    pub(in crate::image) l1_entries: u64,
+    /// 0 without a table.
+    pub(in crate::image) l1_offset: u64,
+    pub(in crate::image) refcount_table_offset: u64,
+    pub(in crate::image) refcount_table_clusters: u64,
+}
+
+impl TablePlaces {
+    /// The first cluster: header, extensions, name of the backing file, zeros.
+    ///
+    /// # Errors
     /// [`Error::Refused`] if that is more than a cluster.
-    pub(super) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
+    pub(in crate::image) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
         let too_much = || {
             let reason = "No space left on device";
             Error::Refused(match &checked.options.backing {
@@ -179,7 +232,7 @@ impl Layout {
         header.encode(&mut bytes);
         extensions.encode(&mut bytes);
         bytes.extend(backing.unwrap_or_default());
-        let cluster = usize::try_from(self.geometry.cluster_size()).map_err(|_| too_much())?;
+        let cluster = usize::try_from(checked.geometry.cluster_size()).map_err(|_| too_much())?;
         if bytes.len() > cluster {
             return Err(too_much());
         }
@@ -222,19 +275,19 @@ impl Layout {
             backing_file_offset: 0,
             backing_file_size: 0,
             backing_file: None,
-            cluster_bits: self.geometry.cluster_bits(),
+            cluster_bits: checked.geometry.cluster_bits(),
             size: checked.size,
             crypt_method: crate::format::CryptMethod::None,
             l1_size: small(self.l1_entries)?,
-            l1_table_offset: HostOffset(self.l1_offset()),
-            refcount_table_offset: HostOffset(self.byte(1)),
+            l1_table_offset: HostOffset(self.l1_offset),
+            refcount_table_offset: HostOffset(self.refcount_table_offset),
             refcount_table_clusters: small(self.refcount_table_clusters)?,
             nb_snapshots: 0,
             snapshots_offset: HostOffset(0),
             incompatible_features: incompatible,
             compatible_features: lazy,
             autoclear_features: raw,
-            refcount_order: self.geometry.refcount_order(),
+            refcount_order: checked.geometry.refcount_order(),
             header_length: if is_v2 { V2_LEN } else { V3_LEN },
             compression_type: options.compression_type,
             // The padding behind the compression type.

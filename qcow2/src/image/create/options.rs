@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Bytes in a sector, to which the guest's disk is rounded up.
-pub(super) const SECTOR: u64 = 512;
+pub(in crate::image) const SECTOR: u64 = 512;
 
 /// The largest disk that QEMU's block layer works with: 2^63 - 1, down to a multiple
 /// of 1 GiB.
@@ -33,9 +33,9 @@ pub enum Preallocation {
     Off,
     /// All tables; the data clusters have their places, which are holes.
     Metadata,
-    /// Also the space of the data clusters. Not supported yet.
+    /// Also the space of the data clusters, reserved.
     Falloc,
-    /// Data clusters written with zeros. Not supported yet.
+    /// Data clusters written with zeros.
     Full,
 }
 
@@ -102,13 +102,13 @@ impl Default for CreateOptions {
 
 /// Options that go together, and what follows from them.
 #[derive(Debug)]
-pub(super) struct Checked<'a> {
-    pub(super) options: &'a CreateOptions,
-    pub(super) geometry: Geometry,
+pub(in crate::image) struct Checked<'a> {
+    pub(in crate::image) options: &'a CreateOptions,
+    pub(in crate::image) geometry: Geometry,
     /// Bytes of the guest's disk, a multiple of 512.
-    pub(super) size: u64,
+    pub(in crate::image) size: u64,
     /// Whether every guest cluster gets its entry.
-    pub(super) preallocate: bool,
+    pub(in crate::image) preallocate: bool,
 }
 
 fn refused<T>(message: impl Into<String>) -> Result<T> {
@@ -125,8 +125,8 @@ impl CreateOptions {
     }
 
     /// # Errors
-    /// [`Error::Refused`], and [`Error::Unsupported`] for what isn't done yet.
-    pub(super) fn check(&self) -> Result<Checked<'_>> {
+    /// [`Error::Refused`].
+    pub(in crate::image) fn check(&self) -> Result<Checked<'_>> {
         let Some(size) = self.size.or(self.backing.as_ref().and_then(|b| b.size)) else {
             return refused("Image creation needs a size parameter");
         };
@@ -149,7 +149,7 @@ impl CreateOptions {
         };
         let size = check_size(size, geometry)?;
         self.check_names()?;
-        let preallocate = self.preallocation == Preallocation::Metadata || self.data_file_raw;
+        let preallocate = self.preallocation != Preallocation::Off || self.data_file_raw;
         Ok(Checked {
             options: self,
             geometry,
@@ -189,14 +189,7 @@ impl CreateOptions {
                 "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             );
         }
-        let name = match self.preallocation {
-            Preallocation::Off | Preallocation::Metadata => return Ok(()),
-            Preallocation::Falloc => "falloc",
-            Preallocation::Full => "full",
-        };
-        Err(Error::Unsupported(format!(
-            "Preallocation mode '{name}' is not supported yet; 'off' and 'metadata' are"
-        )))
+        Ok(())
     }
 
     /// log2 of the refcount width.
@@ -260,7 +253,7 @@ impl CreateOptions {
 }
 
 /// QEMU's sentence for a backing file whose name doesn't fit.
-pub(super) fn assigning(backing: &Backing, reason: &str) -> String {
+pub(in crate::image) fn assigning(backing: &Backing, reason: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!(
         "Could not assign backing file '{}' with format '{}': {reason}",

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{
     Created, Preallocation, Target,
     options::{Backing, SECTOR},
+    write::reserve,
 };
 use crate::{Error, Result, io::Storage};
 
@@ -13,7 +14,7 @@ use crate::{Error, Result, io::Storage};
 pub struct RawOptions {
     /// Bytes of the disk, rounded up to a multiple of 512.
     pub size: Option<u64>,
-    /// Only [`Preallocation::Off`] is supported; `Metadata` doesn't exist here.
+    /// Whether space is reserved, or written; `Metadata` doesn't exist here.
     pub preallocation: Preallocation,
     /// Ask the file system not to copy on write.
     pub nocow: bool,
@@ -33,7 +34,7 @@ pub fn create_raw(
 ) -> Result<Created> {
     let size = check(options)?;
     let target = Target::open(path.as_ref(), exclusive)?;
-    let result = fill(&target, size, options.nocow);
+    let result = fill(&target, size, options);
     if result.is_err() {
         target.discard();
     }
@@ -54,27 +55,16 @@ fn check(options: &RawOptions) -> Result<u64> {
             "Image creation needs a size parameter".into(),
         ));
     };
-    let unsupported = |name| {
-        Err(Error::Unsupported(format!(
-            "Preallocation mode '{name}' is not supported yet; 'off' is"
-        )))
-    };
-    match options.preallocation {
-        Preallocation::Off => {}
-        Preallocation::Metadata => {
-            return Err(Error::Refused(
-                "Unsupported preallocation mode: metadata".into(),
-            ));
-        }
-        Preallocation::Falloc => return unsupported("falloc"),
-        Preallocation::Full => return unsupported("full"),
+    if options.preallocation == Preallocation::Metadata {
+        let text = "Unsupported preallocation mode: metadata";
+        return Err(Error::Refused(text.into()));
     }
     size.checked_next_multiple_of(SECTOR)
         .filter(|size| i64::try_from(*size).is_ok())
         .ok_or_else(|| Error::Refused("Could not resize file: Invalid argument".into()))
 }
 
-fn fill(target: &Target, size: u64, nocow: bool) -> Result<()> {
+fn fill(target: &Target, size: u64, options: &RawOptions) -> Result<()> {
     let storage = &target.storage;
     let resizing = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::FileTooLarge => {
@@ -88,11 +78,12 @@ fn fill(target: &Target, size: u64, nocow: bool) -> Result<()> {
             storage.set_len(size).map_err(resizing)?;
         }
         storage.set_len(0).map_err(resizing)?;
-        if nocow {
+        if options.nocow {
             // As for qcow2: where it isn't known it isn't missed.
             storage.set_no_copy_on_write().ok();
         }
         storage.set_len(size).map_err(resizing)?;
+        reserve(storage, options.preallocation, 0..size)?;
     } else if storage
         .size()
         .map_err(Error::io("asking for the target's size"))?

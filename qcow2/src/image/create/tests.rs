@@ -235,12 +235,29 @@ fn sizes_beyond_what_fits_are_refused_at_once() {
         let layout = options.check().and_then(|c| Layout::new(&c));
         assert_eq!(layout.is_ok(), fits, "{size}");
     }
+}
+
+#[test]
+fn space_is_reserved_or_written() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
     for preallocation in [Preallocation::Falloc, Preallocation::Full] {
+        let size = 3 << 20;
         let options = CreateOptions {
             preallocation,
-            ..sized(1)
+            ..sized(size)
         };
-        assert!(matches!(options.check(), Err(Error::Unsupported(_))));
+        create(&path, &options, false).unwrap();
+        assert!(path.metadata().unwrap().blocks() * 512 >= size);
+        let options = RawOptions {
+            preallocation,
+            size: Some(size),
+            ..RawOptions::default()
+        };
+        create_raw(&path, &options, false).unwrap();
+        let metadata = path.metadata().unwrap();
+        assert!(metadata.blocks() * 512 >= size && metadata.len() == size);
     }
 }
 

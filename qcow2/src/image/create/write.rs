@@ -1,8 +1,10 @@
 //! Writes a [`Layout`] in the order that leaves no half image behind.
 
+use std::ops::Range;
+
 use super::{
     layout::Layout,
-    options::{Checked, SECTOR},
+    options::{Checked, Preallocation, SECTOR},
 };
 use crate::{
     Error, Result,
@@ -33,7 +35,7 @@ pub(super) fn write(storage: &dyn Storage, checked: &Checked<'_>, layout: &Layou
         }
     }
     empty(storage)?;
-    let result = write_after(storage, layout, &first_cluster);
+    let result = write_after(storage, checked, layout, &first_cluster);
     if result.is_err() {
         // The failure is reported; one of this adds nothing.
         if storage.can_grow() {
@@ -45,9 +47,22 @@ pub(super) fn write(storage: &dyn Storage, checked: &Checked<'_>, layout: &Layou
     result
 }
 
-fn write_after(storage: &dyn Storage, layout: &Layout, first_cluster: &[u8]) -> Result<()> {
+fn write_after(
+    storage: &dyn Storage,
+    checked: &Checked<'_>,
+    layout: &Layout,
+    first_cluster: &[u8],
+) -> Result<()> {
     make_room(storage, layout)?;
     write_tables(storage, layout)?;
+    if !layout.in_data_file {
+        let used = layout.byte(layout.clusters());
+        reserve(
+            storage,
+            checked.options.preallocation,
+            layout.first_data_offset()..used,
+        )?;
+    }
     let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
     let (header, rest) = first_cluster
         .split_at_checked(sector)
@@ -59,7 +74,7 @@ fn write_after(storage: &dyn Storage, layout: &Layout, first_cluster: &[u8]) -> 
 }
 
 /// Has the storage hold no image, whatever it held.
-fn empty(storage: &dyn Storage) -> Result<()> {
+pub(in crate::image) fn empty(storage: &dyn Storage) -> Result<()> {
     let size = storage
         .size()
         .map_err(Error::io("asking for the target's size"))?;
@@ -89,6 +104,17 @@ fn make_room(storage: &dyn Storage, layout: &Layout) -> Result<()> {
     storage
         .zero(SECTOR..used)
         .map_err(Error::io("zeroing the target"))
+}
+
+/// Makes sure of the space of `range`, as the mode has it.
+pub(super) fn reserve(storage: &dyn Storage, mode: Preallocation, range: Range<u64>) -> Result<()> {
+    let reserved = match mode {
+        Preallocation::Off | Preallocation::Metadata => return Ok(()),
+        _ if range.is_empty() => return Ok(()),
+        Preallocation::Falloc => storage.allocate(range),
+        Preallocation::Full => storage.write_zeros(range),
+    };
+    reserved.map_err(Error::io("reserving space for the disk"))
 }
 
 fn write_tables(storage: &dyn Storage, layout: &Layout) -> Result<()> {
