@@ -19,6 +19,7 @@ pub mod bitmap;
 pub mod check;
 pub mod compare;
 mod compress;
+pub mod convert;
 pub mod disk;
 mod error;
 pub mod format;

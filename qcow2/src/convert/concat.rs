@@ -1,0 +1,129 @@
+//! [`Concat`]: several disks, one behind the other.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    Error, Result,
+    addr::GuestOffset,
+    disk::{Disk, DiskExt, Extent, ExtentKind},
+    io::Storage,
+};
+
+/// Extents told in one go.
+const AT_ONCE: usize = 1024;
+
+/// Several disks, one behind the other, to be read as one.
+#[derive(Debug)]
+pub struct Concat {
+    name: String,
+    /// Each with where it begins.
+    disks: Vec<(u64, Arc<dyn Disk>)>,
+    size: u64,
+}
+
+impl Concat {
+    /// The disks in their order.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if together they are larger than a disk can be.
+    pub fn new(disks: Vec<Arc<dyn Disk>>) -> Result<Self> {
+        let names: Vec<_> = disks.iter().map(|disk| disk.name()).collect();
+        let name = names.join(" + ");
+        let (mut size, mut placed) = (0_u64, Vec::with_capacity(disks.len()));
+        for disk in disks {
+            let end = size.checked_add(disk.size());
+            let end = end.filter(|end| i64::try_from(*end).is_ok());
+            placed.push((size, disk));
+            size = end.ok_or_else(|| {
+                Error::Refused("the disks together are larger than a disk can be".into())
+            })?;
+        }
+        Ok(Self {
+            name,
+            disks: placed,
+            size,
+        })
+    }
+
+    /// The disk at `at`, and where it begins.
+    fn at(&self, at: u64) -> Option<(u64, &Arc<dyn Disk>)> {
+        let behind = self.disks.partition_point(|(start, _)| *start <= at);
+        // Of disks without bytes that begin at the same place the last one counts.
+        let (start, disk) = self.disks.get(behind.checked_sub(1)?)?;
+        Some((*start, disk))
+    }
+}
+
+/// Says it as seen from the first disk's beginning.
+fn shifted(error: Error, by: u64) -> Error {
+    match error {
+        Error::Guest {
+            start,
+            length,
+            source,
+        } => Error::Guest {
+            start: GuestOffset(start.0.saturating_add(by)),
+            length,
+            source,
+        },
+        other => other,
+    }
+}
+
+impl Disk for Concat {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn query(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        let Some((start, disk)) = self.at(range.start) else {
+            return Ok(());
+        };
+        let within = range.start - start..range.end.saturating_sub(start).min(disk.size());
+        for (index, extent) in disk.extents_and_holes(within).take(AT_ONCE).enumerate() {
+            match extent {
+                Ok(extent) => out.push(Extent {
+                    start: GuestOffset(extent.start.0.saturating_add(start)),
+                    kind: if extent.hole {
+                        ExtentKind::Zero
+                    } else {
+                        extent.kind
+                    },
+                    hole: false,
+                    host: None,
+                    ..extent
+                }),
+                // It is told when it is the first.
+                Err(_) if index > 0 => break,
+                Err(error) => return Err(shifted(error, start)),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.check_range(offset, out.len())?;
+        let (mut at, mut rest) = (offset, out);
+        while !rest.is_empty() {
+            let Some((start, disk)) = self.at(at) else {
+                break;
+            };
+            let inside = start.saturating_add(disk.size()).saturating_sub(at);
+            let inside = usize::try_from(inside).unwrap_or(usize::MAX);
+            let (part, behind) = rest.split_at_mut(inside.min(rest.len()));
+            disk.read(at - start, part)
+                .map_err(|error| shifted(error, start))?;
+            at = at.saturating_add(part.len() as u64);
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> Option<&Arc<dyn Storage>> {
+        None
+    }
+}

@@ -1,0 +1,228 @@
+//! Copies a disk into another form: [`convert`].
+//!
+//! ```text
+//! source ──► Plan ──► pieces ──► read, look for zeros, compress ──► place ──► store
+//!            extents             all cores                          in turn   all cores
+//! ```
+//!
+//! The source is any [`Disk`]; several in a row are one, [`Concat`]. The target is a new
+//! qcow2 image ([`Builder`]) or a disk that can be written. Parts that are known to be
+//! zeros aren't read, those that turn out to be aren't written. Memory is a few MiB for
+//! each core, whatever the disk.
+
+mod concat;
+mod plan;
+mod sink;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::{
+    num::NonZero,
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+pub use concat::Concat;
+
+use crate::{
+    Error,
+    disk::{Disk, DiskMut},
+    image::build::Builder,
+};
+use plan::Plan;
+use sink::{BuildSink, DiskSink, Sink};
+use work::{Shared, Worker};
+
+/// Threads that one conversion uses at most.
+const MAX_THREADS: usize = 64;
+
+/// The granularity in which zeros are looked for if nothing else is said, as qemu-img's.
+pub const SPARSE: u64 = 4096;
+
+/// How to convert.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvertOptions {
+    /// Bytes of zeros in a row, a multiple of 512, that aren't stored where something
+    /// else can say that they are zeros. 0: everything is stored.
+    pub sparse: u64,
+    /// What can't be read becomes zeros, sector by sector.
+    pub salvage: bool,
+    /// Bytes that are copied in a second, at most.
+    pub rate: Option<u64>,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            sparse: SPARSE,
+            salvage: false,
+            rate: None,
+        }
+    }
+}
+
+/// Where a disk is copied to.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// A new image, to be finished by the caller. If it has a backing file, then only
+    /// what the source's first layer holds is copied, and `base` is that file: what is
+    /// read where a cluster comes from both.
+    New {
+        /// The image.
+        builder: &'a Builder,
+        /// The disk behind it.
+        base: Option<&'a dyn Disk>,
+    },
+    /// A disk that is there, to be flushed by the caller.
+    Disk {
+        /// The disk, at least as large as the source.
+        disk: &'a dyn DiskMut,
+        /// It reads as zeros, so that none need to be written.
+        is_zero: bool,
+        /// The disk behind it, if only what the source's first layer holds is to be
+        /// copied.
+        base: Option<&'a dyn Disk>,
+    },
+}
+
+/// What is told meanwhile.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The disk is copied up to here.
+    Progress(u64),
+    /// A sector could not be read and was replaced by zeros.
+    Salvaged {
+        /// Where it begins.
+        at: u64,
+        /// What is wrong with it.
+        error: &'a Error,
+    },
+}
+
+/// Why a conversion failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// It can't be told where a part of the source is.
+    #[error("the place of the disk at {at} can't be told")]
+    Status {
+        /// Where the part begins.
+        at: u64,
+        /// What is wrong.
+        #[source]
+        source: Error,
+    },
+    /// A part of the source can't be read.
+    #[error("the disk can't be read at {at}")]
+    Read {
+        /// Where the part begins.
+        at: u64,
+        /// What is wrong.
+        #[source]
+        source: Error,
+    },
+    /// A part of the target can't be written.
+    #[error("the target can't be written at {at}")]
+    Write {
+        /// Where on the disk the part begins.
+        at: u64,
+        /// What is wrong.
+        #[source]
+        source: Error,
+    },
+}
+
+impl ConvertError {
+    /// Where on the disk it failed.
+    #[must_use]
+    pub const fn at(&self) -> u64 {
+        match self {
+            Self::Status { at, .. } | Self::Read { at, .. } | Self::Write { at, .. } => *at,
+        }
+    }
+}
+
+/// Copies the disk `source` to `target`. `events` is told how far it is, and what could
+/// not be read.
+///
+/// # Errors
+/// [`ConvertError`]; the target then holds a part of the disk, or is no image.
+pub fn convert(
+    source: &dyn Disk,
+    target: Target<'_>,
+    options: ConvertOptions,
+    events: &mut (dyn FnMut(Event<'_>) + Send),
+) -> Result<(), ConvertError> {
+    match target {
+        Target::New { builder, base } => {
+            let overlay = builder.has_backing();
+            let sink = BuildSink::new(builder, options.sparse);
+            run(source, &sink, Overlay::new(overlay, base), options, events)
+        }
+        Target::Disk {
+            disk,
+            is_zero,
+            base,
+        } => {
+            let sink = DiskSink::new(disk, is_zero, options.sparse);
+            let overlay = Overlay::new(base.is_some(), base);
+            run(source, &sink, overlay, options, events)
+        }
+    }
+}
+
+/// What the target has behind it.
+#[derive(Clone, Copy, Debug)]
+struct Overlay<'a> {
+    /// Only the source's first layer is copied.
+    is_one: bool,
+    base: Option<&'a dyn Disk>,
+}
+
+impl<'a> Overlay<'a> {
+    const fn new(is_one: bool, base: Option<&'a dyn Disk>) -> Self {
+        Self { is_one, base }
+    }
+}
+
+fn run<S: Sink>(
+    source: &dyn Disk,
+    sink: &S,
+    overlay: Overlay<'_>,
+    options: ConvertOptions,
+    events: &mut (dyn FnMut(Event<'_>) + Send),
+) -> Result<(), ConvertError> {
+    let plan = Plan::new(source, sink, overlay, options);
+    let shared = Shared::new(plan, events);
+    let worker = Worker {
+        source,
+        sink,
+        overlay,
+        options,
+        shared: &shared,
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    // One more than cores: while one waits for its turn, or the disk, another works.
+    let threads = (threads + 1).min(MAX_THREADS);
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| worker.work());
+        }
+        worker.work();
+    });
+    let (failed, events) = shared.into_outcome();
+    match failed {
+        Some(error) => Err(error),
+        None => {
+            events(Event::Progress(source.size()));
+            Ok(())
+        }
+    }
+}
+
+/// A lock that is taken even if a thread that held it panicked: the panic itself is
+/// reported by the scope that the thread was started in.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,312 @@
+//! [`Worker`]: what each thread does with the pieces, and what they share.
+
+use std::{
+    sync::{Condvar, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ConvertError, ConvertOptions, Event, Overlay, lock,
+    plan::{Part, Piece, Plan, What},
+    sink::Sink,
+};
+use crate::{
+    Error, Result,
+    disk::Disk,
+    image::build::{Unit, is_zero},
+};
+
+/// Sectors that are tried one by one where a larger read failed.
+const SECTOR: usize = 512;
+/// Zeros on record up to which reading goes on over them.
+const SMALL: u64 = 32 << 10;
+
+/// What the threads share.
+pub(super) struct Shared<'a, 'e> {
+    plan: Mutex<(Plan<'a>, Pace)>,
+    /// The number of the piece whose turn it is, and whether anything failed.
+    turn: Mutex<Turn>,
+    changed: Condvar,
+    events: Mutex<&'e mut (dyn FnMut(Event<'_>) + Send)>,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    number: u64,
+    failed: Option<ConvertError>,
+}
+
+/// Keeps to a rate.
+#[derive(Debug)]
+struct Pace {
+    start: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Waits until so many bytes more are allowed.
+    fn keep(&mut self, bytes: u64, rate: Option<u64>) {
+        let Some(rate) = rate.filter(|rate| *rate > 0) else {
+            return;
+        };
+        let due = Duration::from_millis(self.bytes.saturating_mul(1000) / rate);
+        self.bytes = self.bytes.saturating_add(bytes);
+        thread::sleep(due.saturating_sub(self.start.elapsed()));
+    }
+}
+
+impl<'a, 'e> Shared<'a, 'e> {
+    pub(super) fn new(plan: Plan<'a>, events: &'e mut (dyn FnMut(Event<'_>) + Send)) -> Self {
+        let pace = Pace {
+            start: Instant::now(),
+            bytes: 0,
+        };
+        Self {
+            plan: Mutex::new((plan, pace)),
+            turn: Mutex::default(),
+            changed: Condvar::new(),
+            events: Mutex::new(events),
+        }
+    }
+
+    /// What failed first on the disk, if anything did.
+    pub(super) fn into_outcome(
+        self,
+    ) -> (Option<ConvertError>, &'e mut (dyn FnMut(Event<'_>) + Send)) {
+        let turn = self.turn.into_inner();
+        let events = self.events.into_inner();
+        (
+            turn.unwrap_or_else(PoisonError::into_inner).failed,
+            events.unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    fn fail(&self, error: ConvertError) {
+        let mut turn = lock(&self.turn);
+        let earlier = turn.failed.as_ref();
+        if earlier.is_none_or(|earlier| error.at() < earlier.at()) {
+            turn.failed = Some(error);
+        }
+        drop(turn);
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is the turn of piece `number`; false if something failed.
+    fn wait(&self, number: u64) -> bool {
+        let mut turn = lock(&self.turn);
+        while turn.number != number && turn.failed.is_none() {
+            let woken = self.changed.wait(turn);
+            turn = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        turn.failed.is_none()
+    }
+
+    fn pass(&self, number: u64) {
+        lock(&self.turn).number = number + 1;
+        self.changed.notify_all();
+    }
+}
+
+/// What a thread needs for its work.
+pub(super) struct Worker<'a, 's, 'e, S> {
+    pub(super) source: &'a dyn Disk,
+    pub(super) sink: &'a S,
+    pub(super) overlay: Overlay<'a>,
+    pub(super) options: ConvertOptions,
+    pub(super) shared: &'s Shared<'a, 'e>,
+}
+
+/// Lets nobody wait for a thread that panicked.
+struct Alarm<'b, 'a, 'e>(&'b Shared<'a, 'e>);
+
+impl Drop for Alarm<'_, '_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let source = Error::Refused("a thread of the conversion panicked".into());
+            self.0.fail(ConvertError::Write { at: 0, source });
+        }
+    }
+}
+
+impl<S: Sink> Worker<'_, '_, '_, S> {
+    /// Takes pieces until none is left, or something failed.
+    pub(super) fn work(&self) {
+        let _alarm = Alarm(self.shared);
+        let (mut bytes, mut units) = (Vec::new(), Vec::new());
+        while let Some(piece) = self.next() {
+            if let Err(error) = self.copy(&piece, &mut bytes, &mut units) {
+                self.shared.fail(error);
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Piece> {
+        if lock(&self.shared.turn).failed.is_some() {
+            return None;
+        }
+        let mut plan = lock(&self.shared.plan);
+        let (plan, pace) = &mut *plan;
+        match plan.next() {
+            Ok(piece) => {
+                if let Some(piece) = piece.as_ref().filter(|piece| !piece.parts.is_empty()) {
+                    pace.keep(piece.range.end - piece.range.start, self.options.rate);
+                }
+                piece
+            }
+            Err(error) => {
+                self.shared.fail(error);
+                None
+            }
+        }
+    }
+
+    fn copy(
+        &self,
+        piece: &Piece,
+        bytes: &mut Vec<u8>,
+        units: &mut Vec<Unit>,
+    ) -> Result<(), ConvertError> {
+        let at = piece.range.start;
+        let failed = |source| ConvertError::Write { at, source };
+        if piece.parts.is_empty() {
+            if self.shared.wait(piece.number) {
+                self.sink.zero(&piece.range).map_err(failed)?;
+                self.shared.pass(piece.number);
+                self.tell(Event::Progress(piece.range.end));
+            }
+            return Ok(());
+        }
+        self.fill(piece, bytes)?;
+        self.units(piece, bytes, units);
+        let mut ready = self.sink.prepare(at, bytes, units).map_err(failed)?;
+        if !self.shared.wait(piece.number) {
+            return Ok(());
+        }
+        self.sink.place(&mut ready).map_err(failed)?;
+        self.shared.pass(piece.number);
+        self.sink.store(bytes, &ready).map_err(failed)?;
+        self.tell(Event::Progress(piece.range.end));
+        Ok(())
+    }
+
+    fn tell(&self, event: Event<'_>) {
+        lock(&self.shared.events)(event);
+    }
+
+    /// Fills `bytes` with what the disk holds in the piece.
+    fn fill(&self, piece: &Piece, bytes: &mut Vec<u8>) -> Result<(), ConvertError> {
+        let start = piece.range.start;
+        let index = |at: u64| usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX);
+        let len = index(piece.range.end);
+        let align = usize::try_from(self.sink.align()).unwrap_or(1);
+        let whole = match self.sink.is_filled_up() {
+            true => len.next_multiple_of(align),
+            false => len,
+        };
+        bytes.resize(whole, 0);
+        bytes.get_mut(len..).unwrap_or_default().fill(0);
+        let mut parts = piece.parts.as_slice();
+        while let Some((part, mut rest)) = parts.split_first() {
+            let mut range = part.range.clone();
+            if part.what == What::Read {
+                // Small gaps are cheaper to read than to leave out.
+                while let [gap, next, ..] = rest {
+                    let small = gap.range.end - gap.range.start <= SMALL;
+                    if gap.what != What::Zero || next.what != What::Read || !small {
+                        break;
+                    }
+                    range.end = next.range.end;
+                    rest = rest.get(2..).unwrap_or_default();
+                }
+            }
+            let out = bytes.get_mut(index(range.start)..index(range.end));
+            let out = out.unwrap_or_default();
+            match part.what {
+                What::Zero => out.fill(0),
+                What::Read => self.read(range.start, out)?,
+                What::Leave => self.read_base(range.start, out)?,
+            }
+            parts = rest;
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<(), ConvertError> {
+        let Err(source) = self.source.read(at, out) else {
+            return Ok(());
+        };
+        if !self.options.salvage {
+            let at = match &source {
+                Error::Guest { start, .. } => start.0.max(at),
+                _ => at,
+            };
+            return Err(ConvertError::Read { at, source });
+        }
+        for (index, sector) in out.chunks_mut(SECTOR).enumerate() {
+            let at = at.saturating_add((index * SECTOR) as u64);
+            if let Err(error) = self.source.read(at, sector) {
+                sector.fill(0);
+                self.tell(Event::Salvaged { at, error: &error });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what the target has behind it.
+    fn read_base(&self, at: u64, out: &mut [u8]) -> Result<(), ConvertError> {
+        let size = self.overlay.base.map_or(0, Disk::size);
+        let inside = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
+        let (part, beyond) = out.split_at_mut(inside.min(out.len()));
+        beyond.fill(0);
+        match self.overlay.base {
+            Some(base) if !part.is_empty() => base
+                .read(at, part)
+                .map_err(|source| ConvertError::Read { at, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says of each unit what it is.
+    fn units(&self, piece: &Piece, bytes: &[u8], units: &mut Vec<Unit>) {
+        let unit = usize::try_from(self.sink.unit()).unwrap_or(usize::MAX);
+        units.clear();
+        units.extend(bytes.chunks(unit).map(|bytes| match self.options.sparse {
+            0 => Unit::Data,
+            _ if is_zero(bytes) => Unit::Zero,
+            _ => Unit::Data,
+        }));
+        let together = self.sink.units_together();
+        if together > 1 {
+            for units in units.chunks_mut(together) {
+                if units.contains(&Unit::Data) {
+                    units.fill(Unit::Data);
+                }
+            }
+        }
+        if piece.parts.iter().any(|part| part.what == What::Leave) {
+            self.leave(piece, units);
+        }
+    }
+
+    /// Units of nothing but what the target has behind it aren't touched.
+    fn leave(&self, piece: &Piece, units: &mut [Unit]) {
+        let mut parts: &[Part] = &piece.parts;
+        let mut start = piece.range.start;
+        for unit in units {
+            let end = start.saturating_add(self.sink.unit());
+            while let [part, rest @ ..] = parts
+                && part.range.end <= start
+            {
+                parts = rest;
+            }
+            let here = parts.iter().take_while(|part| part.range.start < end);
+            let is_left = here.clone().count() > 0 || start >= piece.range.end;
+            if is_left && here.clone().all(|part| part.what == What::Leave) {
+                *unit = Unit::Leave;
+            }
+            start = end;
+        }
+    }
+}
