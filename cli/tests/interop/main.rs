@@ -19,3 +19,4 @@ mod locks;
 mod migrate;
 mod read_qemu;
 mod write_for_qemu;
+mod zeroes;

@@ -1,6 +1,9 @@
 //! `bitmap --dump`: what is dirty in one bitmap.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    ops::Range,
+};
 
 use hbitmap::HBitmap;
 use qcow2::{
@@ -11,6 +14,7 @@ use qcow2::{
 use super::{
     DumpForm, Target,
     list::{flags, open_to_read, share},
+    zeroes::Zeroes,
 };
 use crate::{
     error::{Failure, chain},
@@ -24,7 +28,12 @@ use crate::{
 const PIECE: u64 = 1 << 20;
 
 /// Prints the bitmap called `name`.
-pub(super) fn run(target: &Target, name: &str, form: DumpForm) -> Result<Exit, Failure> {
+pub(super) fn run(
+    target: &Target,
+    name: &str,
+    form: DumpForm,
+    with_zeroes: bool,
+) -> Result<Exit, Failure> {
     let not_found = || {
         Error::from(BitmapError::NotFound {
             name: name.to_owned(),
@@ -47,12 +56,18 @@ pub(super) fn run(target: &Target, name: &str, form: DumpForm) -> Result<Exit, F
         Some(Err(e @ Error::Io { .. })) => return Err(failed(e)),
         Some(Err(e)) => (BitmapState::Corrupt(chain(&e)), None),
     };
+    let zeroes = match with_zeroes && bits.is_some() {
+        true => Some(Zeroes::open(target)?),
+        false => None,
+    };
+    let zeroes = zeroes.as_ref();
     if form == DumpForm::Json {
         let dump = Dump {
             file: &target.file.to_string_lossy(),
             image: &image,
             bitmap,
             state,
+            zeroes,
         };
         dump.json(bits.as_ref())?;
         return Ok(Exit::Success);
@@ -70,10 +85,11 @@ pub(super) fn run(target: &Target, name: &str, form: DumpForm) -> Result<Exit, F
                 image: &image,
                 bitmap,
                 state,
+                zeroes,
             };
             dump.human(&bits)?;
         }
-        DumpForm::Ranges => ranges(&bits)?,
+        DumpForm::Ranges => ranges(&bits, zeroes)?,
         DumpForm::Raw => raw(&bits)?,
         DumpForm::Layered => {
             let mut out = output::stdout();
@@ -114,6 +130,7 @@ struct Dump<'a> {
     image: &'a Image,
     bitmap: Bitmap<'a>,
     state: BitmapState,
+    zeroes: Option<&'a Zeroes>,
 }
 
 impl Dump<'_> {
@@ -139,11 +156,18 @@ impl Dump<'_> {
         writeln!(out, "sha256: {}", hex(&bits.sha256()))?;
         writeln!(out, "crc32c: {:08x}", bits.crc32c())?;
         if dirty > 0 {
-            writeln!(out, "\n{:>20} {:>20}", "Offset", "Length")?;
+            write!(out, "\n{:>20} {:>20}", "Offset", "Length")?;
+            let content = if self.zeroes.is_some() {
+                " Content"
+            } else {
+                ""
+            };
+            writeln!(out, "{content}")?;
         }
-        for range in bits.ranges() {
-            writeln!(out, "{:>20} {:>20}", range.start, range.end - range.start)?;
-        }
+        for_each(bits, self.zeroes, |Range { start, end }, zero| {
+            let content = zero.map_or("", |zero| if zero { " zeros" } else { " data" });
+            writeln!(out, "{start:>20} {:>20}{content}", end - start)
+        })?;
         out.flush()
     }
 
@@ -167,7 +191,7 @@ impl Dump<'_> {
             ));
         }
         match bits {
-            Some(bits) => json_bits(&mut json, bits)?,
+            Some(bits) => json_bits(&mut json, bits, self.zeroes)?,
             None => {
                 for key in ["dirty-count", "dirty-bytes", "sha256", "crc32c", "extents"] {
                     json.null(key)?;
@@ -179,43 +203,74 @@ impl Dump<'_> {
     }
 }
 
-fn json_bits<W: Write>(json: &mut Json<W>, bits: &HBitmap) -> io::Result<()> {
+fn json_bits<W: Write>(
+    json: &mut Json<W>,
+    bits: &HBitmap,
+    zeroes: Option<&Zeroes>,
+) -> io::Result<()> {
     json.number("dirty-count", bits.count().into())?;
     json.number("dirty-bytes", bits.dirty_bytes().into())?;
     json.string("sha256", hex(&bits.sha256()).as_bytes())?;
     json.string("crc32c", format!("{:08x}", bits.crc32c()).as_bytes())?;
     json.list("extents")?;
-    extents(json, bits)?;
+    json_extents(json, bits, zeroes)?;
     json.end()
+}
+
+/// Calls `each` with what is dirty, in order: with its ranges, or with the parts of them of
+/// which it is known whether they are zeros.
+fn for_each(
+    bits: &HBitmap,
+    zeroes: Option<&Zeroes>,
+    mut each: impl FnMut(Range<u64>, Option<bool>) -> io::Result<()>,
+) -> io::Result<()> {
+    match zeroes {
+        None => bits.ranges().try_for_each(|range| each(range, None)),
+        Some(zeroes) => zeroes.for_each(bits, |part| each(part.range, Some(part.zero))),
+    }
 }
 
 /// `{"offset": …, "length": …}` for each dirty range, in an open list.
 pub(crate) fn extents<W: Write>(json: &mut Json<W>, bits: &HBitmap) -> io::Result<()> {
+    json_extents(json, bits, None)
+}
+
+fn json_extents<W: Write>(
+    json: &mut Json<W>,
+    bits: &HBitmap,
+    zeroes: Option<&Zeroes>,
+) -> io::Result<()> {
     let (mut extent, mut number) = (Vec::with_capacity(64), itoa::Buffer::new());
-    for range in bits.ranges() {
+    for_each(bits, zeroes, |range, zero| {
         extent.clear();
         extent.extend(b"{\"offset\": ");
         extent.extend(number.format(range.start).as_bytes());
         extent.extend(b", \"length\": ");
         extent.extend(number.format(range.end - range.start).as_bytes());
+        if let Some(zero) = zero {
+            extent.extend(b", \"zero\": ");
+            extent.extend(zero.to_string().as_bytes());
+        }
         extent.push(b'}');
-        json.literal("", &extent)?;
-    }
-    Ok(())
+        json.literal("", &extent)
+    })
 }
 
-/// `offset length` a line, in decimal.
-fn ranges(bits: &HBitmap) -> io::Result<()> {
+/// `offset length` a line, in decimal; if it is known, `zeros` or `data` behind them.
+fn ranges(bits: &HBitmap, zeroes: Option<&Zeroes>) -> io::Result<()> {
     let mut out = output::stdout();
     let (mut line, mut number) = (Vec::with_capacity(48), itoa::Buffer::new());
-    for range in bits.ranges() {
+    for_each(bits, zeroes, |range, zero| {
         line.clear();
         line.extend(number.format(range.start).as_bytes());
         line.push(b' ');
         line.extend(number.format(range.end - range.start).as_bytes());
+        if let Some(zero) = zero {
+            line.extend(if zero { &b" zeros"[..] } else { b" data" });
+        }
         line.push(b'\n');
-        out.write_all(&line)?;
-    }
+        out.write_all(&line)
+    })?;
     out.flush()
 }
 

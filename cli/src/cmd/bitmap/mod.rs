@@ -4,6 +4,7 @@ mod digest;
 mod dump;
 mod edit;
 mod list;
+mod zeroes;
 
 pub(crate) use digest::{Digests, NO_DIGEST};
 pub(crate) use dump::{extents, hex};
@@ -31,7 +32,7 @@ use crate::{
 qimg bitmap (--add | --remove | --clear | --enable | --disable | --merge SOURCE)...
             [-g SIZE] [-b FILE [-F FMT]] [-f FMT | --image-opts] FILENAME BITMAP
        qimg bitmap --list [--output human|json] [-U] [-f FMT | --image-opts] FILENAME
-       qimg bitmap --dump [--output human|json|ranges|raw|layered] [-U]
+       qimg bitmap --dump [--output human|json|ranges|raw|layered] [--with-zeroes] [-U]
             [-f FMT | --image-opts] FILENAME BITMAP",
     after_long_help = "\
 Examples:
@@ -45,6 +46,8 @@ Examples:
       qimg bitmap --list disk.qcow2
   The dirty ranges, for a backup program:
       qimg bitmap --dump --output=json disk.qcow2 backup-1
+  The same, and which of them are zeros and needn't be copied:
+      qimg bitmap --dump --with-zeroes --output=json disk.qcow2 backup-1
 
 Exit code: 0 done, 1 failed."
 )]
@@ -105,6 +108,11 @@ pub(crate) struct BitmapOptions {
     /// Print what is dirty in BITMAP
     #[arg(long)]
     dump: bool,
+
+    /// With --dump: say of each dirty range whether the guest reads zeros there, and cut the
+    /// ranges accordingly
+    #[arg(long)]
+    with_zeroes: bool,
 
     /// The form in which --list (human, json) or --dump prints
     #[arg(long = "output", value_name = "FORM", id = "form")]
@@ -200,6 +208,8 @@ pub(crate) enum Request {
         bitmap: String,
         /// The form.
         form: DumpForm,
+        /// `--with-zeroes`
+        with_zeroes: bool,
     },
 }
 
@@ -219,6 +229,8 @@ pub(crate) struct BitmapArgs {
     /// `-F`
     pub(crate) source_format: Option<String>,
 }
+
+const ZEROES_ONLY_DUMPED: &str = "--with-zeroes only goes with --dump";
 
 impl BitmapOptions {
     /// Checks what may stand together.
@@ -251,6 +263,9 @@ impl BitmapOptions {
             return Err(Failure::Hinted(
                 "--output and -U only go with --list or --dump".into(),
             ));
+        }
+        if self.with_zeroes {
+            return Err(Failure::Hinted(ZEROES_ONLY_DUMPED.into()));
         }
         let [file, bitmap] = self.operands.as_slice() else {
             return Err("Expecting filename and bitmap name".into());
@@ -297,6 +312,14 @@ impl BitmapOptions {
             }
             other => return hinted(&format!("--output expects 'human' or 'json' not '{other}'")),
         };
+        if self.with_zeroes && self.list {
+            return hinted(ZEROES_ONLY_DUMPED);
+        }
+        if self.with_zeroes && matches!(form, DumpForm::Raw | DumpForm::Layered) {
+            return hinted(
+                "--with-zeroes goes with --output human, json or ranges: bits have no room for it",
+            );
+        }
         match (self.list, self.operands.as_slice()) {
             (true, [file]) => Ok(Request::List {
                 target: self.target(file.clone(), context),
@@ -307,6 +330,7 @@ impl BitmapOptions {
                 bitmap: name(bitmap)?,
                 target: self.target(file.clone(), context),
                 form,
+                with_zeroes: self.with_zeroes,
             }),
             (false, _) => hinted("Expecting filename and bitmap name"),
         }
@@ -353,7 +377,14 @@ fn actions(context: &Context) -> Vec<Action> {
 
 impl Run for BitmapOptions {
     const NAME: &'static str = "bitmap";
-    const OURS: &'static [&'static str] = &["list", "dump", "output", "force-share", "format"];
+    const OURS: &'static [&'static str] = &[
+        "list",
+        "dump",
+        "output",
+        "force-share",
+        "format",
+        "with-zeroes",
+    ];
 
     fn run(self, context: Context) -> Result<Exit, Failure> {
         match self.request(context)? {
@@ -363,7 +394,8 @@ impl Run for BitmapOptions {
                 target,
                 bitmap,
                 form,
-            } => dump::run(&target, &bitmap, form),
+                with_zeroes,
+            } => dump::run(&target, &bitmap, form, with_zeroes),
         }
     }
 }
