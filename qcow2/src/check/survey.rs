@@ -16,9 +16,6 @@ use super::{
 };
 use crate::{Geometry, addr::HostOffset};
 
-/// Clusters past the end of the file whose dangling references are remembered one by one.
-const WINDOW: u64 = 1 << 17;
-
 /// What was learned of the metadata during a check.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
@@ -66,7 +63,8 @@ pub(super) struct Survey {
     pub(super) structure: u64,
     /// qemu-img would lay out the refcounts anew.
     pub(super) must_rebuild: bool,
-    beyond: Beyond,
+    /// The first cluster past the end of the file that something refers to.
+    dangling: Option<u64>,
 }
 
 impl Survey {
@@ -133,12 +131,17 @@ impl Survey {
         if matches!(by, Referrer::L2Table { .. }) {
             self.l1_faults += 1;
         }
-        self.beyond.insert(in_file, clusters);
+        let first = clusters.start.max(in_file);
+        if first < clusters.end {
+            self.dangling = Some(self.dangling.map_or(first, |known| known.min(first)));
+        }
     }
 
-    /// Whether nothing refers to `cluster`, which is past the end of the file.
-    pub(super) fn free_beyond(&self, in_file: u64, cluster: u64) -> bool {
-        self.beyond.is_free(in_file, cluster)
+    /// The first cluster past the end of the file that something refers to. The file must
+    /// stay shorter than that: in a longer one the reference would lead to zeros, and look
+    /// sound, and what it really meant would look leaked.
+    pub(super) fn dangling(&self) -> Option<u64> {
+        self.dangling
     }
 
     pub(super) fn enter_l2_table(&mut self, offset: HostOffset, references: u64) {
@@ -289,64 +292,4 @@ fn clusters(geometry: Geometry, offset: HostOffset, bytes: u64) -> Range<u64> {
 
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
-}
-
-/// References to clusters past the end of the file. They must not come true when the
-/// file grows.
-#[derive(Debug, Default)]
-struct Beyond {
-    /// One bit for each of the first clusters past the end.
-    near: Vec<u64>,
-    /// There are references further out.
-    far: bool,
-}
-
-impl Beyond {
-    fn insert(&mut self, in_file: u64, clusters: Range<u64>) {
-        let end = in_file.saturating_add(WINDOW);
-        self.far |= clusters.end > end;
-        for cluster in clusters.start.max(in_file)..clusters.end.min(end) {
-            let (word, bit) = Self::place(in_file, cluster);
-            if self.near.len() <= word {
-                self.near.resize(word + 1, 0);
-            }
-            if let Some(word) = self.near.get_mut(word) {
-                *word |= bit;
-            }
-        }
-    }
-
-    fn is_free(&self, in_file: u64, cluster: u64) -> bool {
-        if cluster >= in_file.saturating_add(WINDOW) {
-            return !self.far;
-        }
-        let (word, bit) = Self::place(in_file, cluster);
-        self.near.get(word).is_none_or(|word| word & bit == 0)
-    }
-
-    fn place(in_file: u64, cluster: u64) -> (usize, u64) {
-        let index = cluster - in_file;
-        let word = usize::try_from(index / 64).unwrap_or(usize::MAX);
-        (word, 1 << (index % 64))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dangling_references_are_remembered() {
-        let mut beyond = Beyond::default();
-        beyond.insert(100, 90..103);
-        beyond.insert(100, 200..201);
-        for (cluster, free) in [(100, false), (102, false), (103, true), (200, false)] {
-            assert_eq!(beyond.is_free(100, cluster), free, "{cluster}");
-        }
-        assert!(beyond.is_free(100, 1 << 40));
-        beyond.insert(100, 1 << 41..(1 << 41) + 1);
-        assert!(!beyond.is_free(100, 1 << 40) && beyond.is_free(100, 201));
-        beyond.insert(100, 0..u64::MAX);
-        assert!(!beyond.is_free(100, 201));
-    }
 }

@@ -144,8 +144,8 @@ pub(crate) fn guest(qemu: &Qemu, image: &str) -> Option<HashMap<u64, [u8; 512]>>
 /// How strictly two repairs can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
-    /// We leave copied flags in a table that is something else, too, as damage has it: what
-    /// the guest reads must be the same.
+    /// We leave what qemu-img damages further or throws away: what the guest reads must be
+    /// the same.
     Guest,
     /// qemu-img damages such an image, or fails; ours must be no worse than theirs.
     NoWorse,
@@ -170,6 +170,14 @@ impl Likeness {
         }
         let left = |side: &Repaired| says(side, "ERROR OFLAG_COPIED");
         if repair == Repair::All && left(ours) && !left(theirs) {
+            return Self::Guest;
+        }
+        // It makes the file longer where entries lead beyond its end, throws away what it
+        // can't read of snapshots, and writes damaged bitmaps when it closes the image.
+        if says(ours, "can't become longer")
+            || says(theirs, "Discarding")
+            || says(theirs, "qcow2_free_clusters failed")
+        {
             return Self::Guest;
         }
         // It fails at some rebuilds, some flags of shared tables, some broken L1 entries.

@@ -38,7 +38,18 @@ impl<'a> Space<'a> {
         let mut first = self.from;
         let mut at = first;
         while at < first.saturating_add(clusters) {
-            if first.saturating_add(clusters) > self.end || self.steps > 2 * MAX_STEPS {
+            let end = first.saturating_add(clusters);
+            if self
+                .survey
+                .dangling()
+                .is_some_and(|dangling| end > dangling)
+            {
+                return Err(CheckFailed::because(
+                    "Something is referred to beyond the end of the file, which can't become \
+                     longer for new refcounts before that is mended",
+                ));
+            }
+            if end > self.end || self.steps > 2 * MAX_STEPS {
                 return Err(CheckFailed::because("No space left on device"));
             }
             self.steps += 1;
@@ -63,8 +74,7 @@ impl<'a> Space<'a> {
             return false;
         }
         if cluster >= targets.in_file {
-            return self.survey.free_beyond(targets.in_file, cluster)
-                && targets.stored(cluster).unwrap_or(0) == 0;
+            return targets.stored(cluster).unwrap_or(0) == 0;
         }
         match targets.stored(cluster) {
             Some(stored) => stored == 0,
