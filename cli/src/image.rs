@@ -9,7 +9,7 @@ use std::{
 };
 
 use qcow2::{
-    DataFilePolicy, Error, Image, OpenOptions,
+    BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
     check::{Fixed, RepairEvent},
     format::HeaderArea,
     io::{Access, FileStorage, LockMode, Locking, Storage},
@@ -17,7 +17,7 @@ use qcow2::{
 
 use crate::{
     error::{chain, os_text},
-    opts::{Driver, ImageSpec, Protocol},
+    opts::{Backing, Driver, ImageSpec, Protocol},
     output::escape_control,
     progname,
 };
@@ -36,13 +36,15 @@ pub(crate) enum Use {
     Repair,
     /// Its bitmaps are edited.
     Edit,
+    /// As that, and its disk is read, with the files that it is based on.
+    EditAndRead,
 }
 
 impl Use {
     fn access(self) -> Access {
         match self {
             Self::Info | Self::Read | Self::Check => Access::ReadOnly,
-            Self::Repair | Self::Edit => Access::ReadWrite,
+            Self::Repair | Self::Edit | Self::EditAndRead => Access::ReadWrite,
         }
     }
 
@@ -50,16 +52,26 @@ impl Use {
         match self {
             Self::Info => LockMode::Info,
             Self::Read | Self::Check => LockMode::Read,
-            Self::Repair | Self::Edit => LockMode::ReadWrite,
+            Self::Repair | Self::Edit | Self::EditAndRead => LockMode::ReadWrite,
         }
     }
 
     /// Who only looks at metadata has no use for the guest's data.
     fn data_file(self, spec: &ImageSpec) -> DataFilePolicy {
         match (self, &spec.data_file) {
-            (Self::Edit, Some(named)) => DataFilePolicy::At(named.path.clone().into()),
-            (Self::Edit, None) => DataFilePolicy::Follow,
+            (Self::Edit | Self::EditAndRead, Some(named)) => {
+                DataFilePolicy::At(named.path.clone().into())
+            }
+            (Self::Edit | Self::EditAndRead, None) => DataFilePolicy::Follow,
             _ => DataFilePolicy::Leave,
+        }
+    }
+
+    fn backing(self, spec: &ImageSpec) -> BackingPolicy {
+        match (self, spec.backing) {
+            (Self::EditAndRead, Backing::Header) => BackingPolicy::Follow,
+            (Self::EditAndRead, Backing::Nothing) => BackingPolicy::Ignore,
+            _ => BackingPolicy::Deny,
         }
     }
 }
@@ -148,7 +160,7 @@ impl Opened {
 const SECTOR: u64 = 512;
 
 /// Opens an image. Of other files only the data file is opened, and that for
-/// [`Use::Edit`] alone.
+/// [`Use::Edit`] alone; all that belong to it for [`Use::EditAndRead`].
 ///
 /// # Errors
 /// What qemu-img prints after `Could not open 'name': `.
@@ -188,6 +200,7 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
                 .writable(access == Access::ReadWrite)
                 .lock(lock)
                 .data_file(what_for.data_file(spec))
+                .backing(what_for.backing(spec))
                 .on_repair(tell_repair(&spec.given));
             Content::Qcow2(Box::new(options.open_file(file).map_err(failed)?))
         }

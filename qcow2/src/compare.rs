@@ -1,4 +1,5 @@
-//! [`compare`]: whether two disks have the same content, whatever holds them.
+//! [`compare`]: whether two disks have the same content, whatever holds them;
+//! [`differences`]: where they don't.
 //!
 //! What both are known to have as zeros isn't read. The rest is read on all cores; the
 //! answer is that of the first place that differs, as if it were read in order.
@@ -11,8 +12,10 @@ use std::{
     thread,
 };
 
+use hbitmap::SharedTracker;
+
 use crate::{Error, Result, disk::Disk};
-use tasks::{Found, Tasks};
+use tasks::{Buffers, Found, Task, Tasks};
 
 /// Threads that read; more don't make memory faster.
 const MAX_THREADS: usize = 8;
@@ -89,7 +92,60 @@ pub fn compare(
     if options.strict && first.size() != second.size() {
         return Ok(Comparison::Size);
     }
-    let tasks = Mutex::new((Tasks::new(first, second, options), progress));
+    let all = first.size().max(second.size());
+    let tasks = Tasks::new(first, second, options, all);
+    let (tasks, progress) = on_all_cores(tasks, progress, |task, buffers| {
+        task.run(first, second, buffers).map_or(Ok(0), Err)
+    });
+    match tasks.into_first() {
+        None => {
+            progress(all);
+            Ok(Comparison::Same)
+        }
+        Some(Found::Differs(what)) => Ok(what),
+        Some(Found::Failed(error)) => Err(error),
+    }
+}
+
+/// Marks in `marks`, a tracker of the length of `new`, where the content of `new` isn't
+/// that of `old`. What lies beyond the end of `old` counts as different, zeros too: a copy
+/// of `old` has nothing there. `progress` is as for [`compare`], up to the size of the
+/// smaller disk.
+///
+/// # Errors
+/// [`CompareError`], in which [`Which::First`] is `old`, if any part that both disks have
+/// can't be told or read; then the marks are not complete.
+pub fn differences(
+    old: &dyn Disk,
+    new: &dyn Disk,
+    marks: &SharedTracker,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), CompareError> {
+    let both = old.size().min(new.size());
+    marks.mark(both..marks.len());
+    let tasks = Tasks::new(old, new, CompareOptions::default(), both);
+    let (tasks, progress) = on_all_cores(tasks, progress, |task, buffers| {
+        task.mark(old, new, buffers, marks)
+    });
+    match tasks.into_first() {
+        Some(Found::Failed(error)) => Err(error),
+        _ => {
+            progress(both);
+            Ok(())
+        }
+    }
+}
+
+type Progress<'p> = &'p mut (dyn FnMut(u64) + Send);
+
+/// Has `run` do all tasks, on all cores, until one finds what ends it. Otherwise it says
+/// up to where nothing is left to be looked at.
+fn on_all_cores<'a, 'p>(
+    tasks: Tasks<'a>,
+    progress: Progress<'p>,
+    run: impl Fn(&Task, &mut Buffers) -> Result<u64, Found> + Sync,
+) -> (Tasks<'a>, Progress<'p>) {
+    let tasks = Mutex::new((tasks, progress));
     // The next piece of work, unless something was found before it.
     let next = || {
         let mut guard = tasks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,15 +154,17 @@ pub fn compare(
         progress(task.range.start);
         Some(task)
     };
-    let found = |found: Found| {
-        let mut guard = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.0.found(found);
-    };
     let work = || {
-        let mut buffers = (Vec::new(), Vec::new());
+        let mut buffers = Buffers::default();
         while let Some(task) = next() {
-            if let Some(what) = task.run(first, second, &mut buffers) {
-                found(what);
+            let done = run(&task, &mut buffers);
+            if done.as_ref().is_ok_and(|skip| *skip <= task.range.end) {
+                continue;
+            }
+            let mut guard = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            match done {
+                Ok(skip) => guard.0.skip(skip),
+                Err(found) => guard.0.found(found),
             }
         }
     };
@@ -117,15 +175,7 @@ pub fn compare(
         }
         work();
     });
-    let (tasks, progress) = tasks.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match tasks.into_first() {
-        None => {
-            progress(first.size().max(second.size()));
-            Ok(Comparison::Same)
-        }
-        Some(Found::Differs(what)) => Ok(what),
-        Some(Found::Failed(error)) => Err(error),
-    }
+    tasks.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 mod damaged;
 mod differential;
 mod forms;
+mod from_compare;
 mod kill;
 mod layouts;
 mod locks;

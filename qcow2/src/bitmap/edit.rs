@@ -67,6 +67,12 @@ impl<'i> BitmapEdit<'i> {
         self.voided
     }
 
+    /// The image that is edited.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        self.image
+    }
+
     /// The image's default: its cluster size, but within 4 KiB to 64 KiB.
     #[must_use]
     pub fn default_granularity(&self) -> u64 {
@@ -283,6 +289,16 @@ impl<'i> BitmapEdit<'i> {
         let stored = origin.open_bits()?;
         self.check_size(stored.len())?;
         self.merge_content(target, Arc::new(Content::stored(Arc::new(stored))))
+    }
+
+    /// Adds what is dirty in `bits`, a bitmap in memory, to `name`. Granularities can differ.
+    ///
+    /// # Errors
+    /// [`BitmapError::NotFound`], that it is not usable, or [`BitmapError::DifferentSizes`].
+    pub fn merge_bits(&mut self, name: &[u8], bits: Arc<HBitmap>) -> Result<()> {
+        let target = self.usable(name)?;
+        self.check_size(bits.len())?;
+        self.merge_content(target, Arc::new(Content::memory(bits)))
     }
 
     fn merge_content(&mut self, target: usize, origin: Arc<Content>) -> Result<()> {

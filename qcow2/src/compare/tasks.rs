@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use hbitmap::SharedTracker;
+
 use super::{CompareError, CompareOptions, Comparison, Which};
 use crate::{
     Error, Result,
@@ -30,6 +32,9 @@ impl Found {
         }
     }
 }
+
+/// What is read of either disk.
+pub(super) type Buffers = (Vec<u8>, Vec<u8>);
 
 /// A part of the disks to be looked at.
 #[derive(Debug)]
@@ -108,7 +113,11 @@ pub(super) struct Tasks<'a> {
     first: Side<'a>,
     second: Side<'a>,
     options: CompareOptions,
+    /// Where it ends.
+    limit: u64,
     at: u64,
+    /// Up to here nothing is left to be looked at.
+    skip: u64,
     /// The part that pieces are cut from.
     part: Option<Task>,
     /// What was found at the lowest place so far.
@@ -116,7 +125,13 @@ pub(super) struct Tasks<'a> {
 }
 
 impl<'a> Tasks<'a> {
-    pub(super) fn new(first: &'a dyn Disk, second: &'a dyn Disk, options: CompareOptions) -> Self {
+    /// Up to `limit`, which is the size of one of them.
+    pub(super) fn new(
+        first: &'a dyn Disk,
+        second: &'a dyn Disk,
+        options: CompareOptions,
+        limit: u64,
+    ) -> Self {
         let side = |which, disk: &'a dyn Disk| Side {
             which,
             size: disk.size(),
@@ -127,7 +142,9 @@ impl<'a> Tasks<'a> {
             first: side(Which::First, first),
             second: side(Which::Second, second),
             options,
+            limit,
             at: 0,
+            skip: 0,
             part: None,
             found: None,
         }
@@ -136,11 +153,11 @@ impl<'a> Tasks<'a> {
     /// The next piece; `None` when something was found before it, or nothing is left.
     pub(super) fn next(&mut self) -> Option<Task> {
         while self.part.is_none() {
-            if self.found.is_some() || self.at >= self.first.size.max(self.second.size) {
+            if self.found.is_some() || self.at >= self.limit {
                 return None;
             }
             match self.next_part() {
-                Ok(part) => self.part = part,
+                Ok(part) => self.part = part.filter(|part| part.range.end > self.skip),
                 Err(found) => {
                     self.found(found);
                     return None;
@@ -152,6 +169,7 @@ impl<'a> Tasks<'a> {
             return None;
         }
         let part = self.part.as_mut()?;
+        part.range.start = part.range.start.max(self.skip.min(part.range.end - 1));
         let cut = part.range.end.min((part.range.start / PIECE + 1) * PIECE);
         let piece = Task {
             range: part.range.start..cut,
@@ -172,9 +190,8 @@ impl<'a> Tasks<'a> {
         if self.options.strict && first.strict() != second.strict() {
             return Err(Found::Differs(Comparison::Status(at)));
         }
-        let all = self.first.size.max(self.second.size);
         // Beyond its end a disk says nothing of where the other's extents end.
-        let end = first.end.min(second.end).min(all).max(at + 1);
+        let end = first.end.min(second.end).min(self.limit).max(at + 1);
         let both = self.first.size.min(self.second.size);
         let end = if at < both { end.min(both) } else { end };
         self.at = end;
@@ -184,6 +201,11 @@ impl<'a> Tasks<'a> {
             first,
             second,
         }))
+    }
+
+    /// Up to `end` nothing is left to be looked at.
+    pub(super) fn skip(&mut self, end: u64) {
+        self.skip = self.skip.max(end);
     }
 
     /// Notes what ends the comparison, unless something before it does.
@@ -206,7 +228,7 @@ impl Task {
         &self,
         first: &dyn Disk,
         second: &dyn Disk,
-        buffers: &mut (Vec<u8>, Vec<u8>),
+        buffers: &mut Buffers,
     ) -> Option<Found> {
         let mut end = self.range.end;
         let mut failed = None;
@@ -236,6 +258,55 @@ impl Task {
             Some(at) => Some(Found::Differs(Comparison::Content(at))),
             None => failed,
         }
+    }
+}
+
+impl Task {
+    /// Reads and compares, and marks what differs. Returns where the last granule that was
+    /// marked ends.
+    pub(super) fn mark(
+        &self,
+        first: &dyn Disk,
+        second: &dyn Disk,
+        buffers: &mut Buffers,
+        marks: &SharedTracker,
+    ) -> Result<u64, Found> {
+        let sides = [
+            (self.first, Which::First, first, &mut buffers.0),
+            (self.second, Which::Second, second, &mut buffers.1),
+        ];
+        for (is_read, which, disk, buffer) in sides {
+            if is_read {
+                fill(disk, self.range.clone(), buffer).map_err(|(at, source)| {
+                    let source = Box::new(source);
+                    Found::Failed(CompareError::Read { which, at, source })
+                })?;
+            }
+        }
+        let unit = marks.granularity().bytes();
+        let (mut at, mut marked) = (self.range.start, 0);
+        while at < self.range.end {
+            let granule_end = (at / unit).saturating_add(1).saturating_mul(unit);
+            let end = granule_end.min(self.range.end);
+            let of = |bytes: &'_ [u8]| -> Range<usize> {
+                let index = |at: u64| usize::try_from(at - self.range.start).unwrap_or(bytes.len());
+                index(at)..index(end)
+            };
+            let one = buffers.0.get(of(&buffers.0)).unwrap_or_default();
+            let two = buffers.1.get(of(&buffers.1)).unwrap_or_default();
+            let differs = match (self.first, self.second) {
+                (true, true) => one != two,
+                (true, false) => first_data(one).is_some(),
+                (false, true) => first_data(two).is_some(),
+                (false, false) => false,
+            };
+            if differs {
+                marks.mark(at..end);
+                marked = granule_end;
+            }
+            at = end;
+        }
+        Ok(marked)
     }
 }
 

@@ -223,3 +223,159 @@ fn what_comes_first_counts() {
     let found = compared(&one, &two, CompareOptions::default());
     assert_eq!(found, Comparison::Content(899_999 / 512 * 512));
 }
+
+/// The ranges that differ, rounded to granules.
+fn differing(old: &dyn Disk, new: &dyn Disk, len: u64, granularity: u64) -> Vec<Range<u64>> {
+    let granularity = hbitmap::Granularity::from_bytes(granularity).unwrap();
+    let marks = SharedTracker::new(len, granularity).unwrap();
+    let mut last = 0;
+    differences(old, new, &marks, &mut |done| {
+        assert!(done >= last);
+        last = done;
+    })
+    .unwrap();
+    assert_eq!(last, old.size().min(new.size()));
+    marks.snapshot().unwrap().ranges().collect()
+}
+
+#[test]
+fn every_difference_is_marked_and_nothing_else() {
+    let bytes = noise(5 * MIB);
+    let mut changed = bytes.clone();
+    for at in [0, 4095, 4096, 300_000, 2 * MIB - 1, 2 * MIB, 5 * MIB - 1] {
+        changed[at] ^= 0x80;
+    }
+    let (one, two) = (Parts::data(bytes), Parts::data(changed));
+    for unit in [512, 4096, 65536, 1 << 20, 2 << 20, 1 << 31] {
+        let granule = |at: u64| {
+            let first = at / unit * unit;
+            first..(first + unit).min(5 << 20)
+        };
+        let mut expected: Vec<Range<u64>> = Vec::new();
+        for at in [
+            0,
+            4095,
+            4096,
+            300_000,
+            (2 << 20) - 1,
+            2 << 20,
+            (5 << 20) - 1,
+        ] {
+            let granule = granule(at);
+            match expected.last_mut() {
+                Some(last) if last.end >= granule.start => last.end = granule.end,
+                _ => expected.push(granule),
+            }
+        }
+        for (one, two) in [(&one, &two), (&two, &one)] {
+            assert_eq!(differing(one, two, 5 << 20, unit), expected, "{unit}");
+            assert_eq!(differing(one, one, 5 << 20, unit), []);
+        }
+    }
+}
+
+/// Random parts of data and zeros, against a comparison byte by byte.
+#[test]
+fn random_disks_against_every_byte() {
+    let mut state = 0x5eed_u64;
+    let mut below = |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % n
+    };
+    let sizes = [1 << 20, (1 << 20) + 512, 700 << 10];
+    for round in 0..60 {
+        let mut disk = || {
+            let size = sizes[usize::try_from(below(3)).unwrap()];
+            let mut disk = Parts::default();
+            while (disk.bytes.len() as u64) < size {
+                let room = size - disk.bytes.len() as u64;
+                let len = ((1 + below(300)) * 512).min(room);
+                let kind = [ExtentKind::Data, ExtentKind::Zero, ExtentKind::Unallocated];
+                let kind = kind[usize::try_from(below(3)).unwrap()];
+                // Data may be zeros as well.
+                let byte = match kind {
+                    ExtentKind::Data => u8::try_from(below(2)).unwrap(),
+                    _ => 0,
+                };
+                let end = disk.bytes.len() as u64 + len;
+                disk.bytes.resize(usize::try_from(end).unwrap(), byte);
+                disk.parts.push((end, kind));
+            }
+            disk
+        };
+        let (old, new) = (disk(), disk());
+        let unit = 512 << below(12);
+        let mut expected: Vec<Range<u64>> = Vec::new();
+        let len = new.bytes.len();
+        let differs = |at: &usize| old.bytes.get(*at) != new.bytes.get(*at);
+        for at in (0..len).filter(differs) {
+            let first = at as u64 / unit * unit;
+            let end = (first + unit).min(len as u64);
+            match expected.last_mut() {
+                Some(last) if last.end >= first => last.end = end,
+                _ => expected.push(first..end),
+            }
+        }
+        let found = differing(&old, &new, len as u64, unit);
+        assert_eq!(found, expected, "round {round}, granularity {unit}");
+    }
+}
+
+#[test]
+fn what_only_one_disk_has_is_marked_if_it_is_the_new_one() {
+    let (short, long) = (Parts::data(noise(MIB)), Parts::data(noise(3 * MIB)));
+    assert_eq!(
+        differing(&short, &long, 3 << 20, 4096),
+        [Range {
+            start: 1 << 20,
+            end: 3 << 20
+        }]
+    );
+    assert_eq!(differing(&long, &short, 1 << 20, 4096), []);
+    let zeros = Parts::zeros(3 * MIB, ExtentKind::Unallocated);
+    assert_eq!(
+        differing(&Parts::default(), &zeros, 3 << 20, 512),
+        [Range {
+            start: 0,
+            end: 3 << 20
+        }]
+    );
+    // A disk that ends within a sector is seen without its last bytes.
+    assert_eq!(
+        differing(&short, &short, (1 << 20) + 100, 512),
+        [Range {
+            start: 1 << 20,
+            end: (1 << 20) + 100
+        }]
+    );
+}
+
+#[test]
+fn differences_that_can_not_be_told() {
+    let marks = SharedTracker::new(3 << 20, hbitmap::Granularity::from_bytes(512).unwrap());
+    let marks = marks.unwrap();
+    let good = Parts::data(noise(3 * MIB));
+    let bad = || Parts::data(noise(3 * MIB));
+    let (untold, unread) = (Some(70_000..80_000), Some(2_000_000..2_000_512));
+    let untold = Parts { untold, ..bad() };
+    let unread = Parts { unread, ..bad() };
+    let mut quiet = |_| {};
+    assert!(matches!(
+        differences(&untold, &good, &marks, &mut quiet),
+        Err(CompareError::Extent {
+            which: Which::First,
+            at: 70_000,
+            ..
+        })
+    ));
+    assert!(matches!(
+        differences(&good, &unread, &marks, &mut quiet),
+        Err(CompareError::Read {
+            which: Which::Second,
+            at: 2_000_000,
+            ..
+        })
+    ));
+}

@@ -5,7 +5,7 @@ use qcow2::{
     bitmap::{Bitmap, BitmapEdit, BitmapError, Bitmaps},
 };
 
-use super::{Action, BitmapArgs};
+use super::{Action, BitmapArgs, from_compare};
 use crate::{
     cmd,
     error::{Failure, chain},
@@ -18,7 +18,12 @@ use crate::{
 pub(super) fn run(args: &BitmapArgs) -> Result<Exit, Failure> {
     let target = &args.target;
     let spec = cmd::image_spec(&target.file, target.format.as_deref(), target.image_opts)?;
-    let image = cmd::open(&spec, Use::Edit)?.into_qcow2();
+    let compares = |action: &Action| matches!(action, Action::FromCompare(_));
+    let what_for = match args.actions.iter().any(compares) {
+        true => Use::EditAndRead,
+        false => Use::Edit,
+    };
+    let image = cmd::open(&spec, what_for)?.into_qcow2();
     let source = match &args.source_file {
         Some(file) => {
             let spec = cmd::image_spec(file, args.source_format.as_deref(), false)?;
@@ -40,6 +45,9 @@ pub(super) fn run(args: &BitmapArgs) -> Result<Exit, Failure> {
     for action in &args.actions {
         act(&mut edit, args, action, source.as_ref())
             .map_err(|e| failed(args, action, &name, &e))?;
+        if let Action::FromCompare(old) = action {
+            from_compare::fill(&mut edit, args, old)?;
+        }
     }
     edit.commit().map_err(|e| Failure::Message(chain(&e)))?;
     Ok(Exit::Success)
@@ -53,7 +61,7 @@ fn act(
 ) -> Result<(), Error> {
     let name = args.bitmap.as_bytes();
     match action {
-        Action::Add => {
+        Action::Add | Action::FromCompare(_) => {
             let granularity = args.granularity.filter(|bytes| *bytes != 0);
             edit.add(
                 name,
@@ -120,7 +128,7 @@ fn on_raw(args: &BitmapArgs) -> Failure {
     };
     let (word, bitmap) = (action.word(), &args.bitmap);
     let text = match action {
-        Action::Add => {
+        Action::Add | Action::FromCompare(_) => {
             format!("Can't store persistent bitmaps to '{shown}': Operation not supported")
         }
         _ => not_found(bitmap).to_string(),

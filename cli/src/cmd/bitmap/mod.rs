@@ -3,6 +3,7 @@
 mod digest;
 mod dump;
 mod edit;
+mod from_compare;
 mod list;
 mod zeroes;
 
@@ -29,8 +30,9 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     override_usage = "\
-qimg bitmap (--add | --remove | --clear | --enable | --disable | --merge SOURCE)...
-            [-g SIZE] [-b FILE [-F FMT]] [-f FMT | --image-opts] FILENAME BITMAP
+qimg bitmap (--add | --remove | --clear | --enable | --disable | --merge SOURCE |
+            --from-compare OLD)... [-g SIZE] [-b FILE] [-F FMT] [-f FMT | --image-opts]
+            FILENAME BITMAP
        qimg bitmap --list [--output human|json] [-U] [-f FMT | --image-opts] FILENAME
        qimg bitmap --dump [--output human|json|ranges|raw|layered] [--with-zeroes] [-U]
             [-f FMT | --image-opts] FILENAME BITMAP",
@@ -42,6 +44,8 @@ Examples:
       qimg bitmap --add --disable -g 4k --merge backup-1 disk.qcow2 fine
   Take over the dirty regions of a bitmap in another image:
       qimg bitmap --merge backup-1 -b overlay.qcow2 -F qcow2 base.qcow2 backup-1
+  What has changed since a copy was made, where no bitmap recorded it:
+      qimg bitmap --from-compare copy.raw -F raw disk.qcow2 backup-1
   Which bitmaps are there, and how much is dirty:
       qimg bitmap --list disk.qcow2
   The dirty ranges, for a backup program:
@@ -76,6 +80,11 @@ pub(crate) struct BitmapOptions {
     #[arg(long, value_name = "SOURCE")]
     merge: Vec<String>,
 
+    /// Create BITMAP, dirty where the disk of FILENAME isn't that of the image OLD, or goes
+    /// beyond its end; it records future writes unless --disable follows
+    #[arg(long, value_name = "OLD", value_hint = ValueHint::FilePath)]
+    from_compare: Vec<OsString>,
+
     /// The format of FILENAME (otherwise found out from its first bytes)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
@@ -92,11 +101,11 @@ pub(crate) struct BitmapOptions {
     #[arg(short = 'b', long, value_name = "FILE")]
     source_file: Option<OsString>,
 
-    /// The format of -b FILE
+    /// The format of -b FILE, or of OLD
     #[arg(short = 'F', long, value_name = "FMT")]
     source_format: Option<String>,
 
-    /// Bytes of the disk that one bit of --add stands for: a power of two from 512 to 2G
+    /// Bytes of the disk that one bit of a new bitmap stands for: a power of two from 512 to 2G
     /// [default: 64k, or the cluster size where that is smaller]
     #[arg(short, long, value_name = "SIZE")]
     granularity: Option<String>,
@@ -142,6 +151,8 @@ pub(crate) enum Action {
     Disable,
     /// `--merge SOURCE`
     Merge(String),
+    /// `--from-compare OLD`
+    FromCompare(OsString),
 }
 
 impl Action {
@@ -154,6 +165,7 @@ impl Action {
             Self::Enable => "enable",
             Self::Disable => "disable",
             Self::Merge(_) => "merge",
+            Self::FromCompare(_) => "from-compare",
         }
     }
 }
@@ -226,7 +238,7 @@ pub(crate) struct BitmapArgs {
     pub(crate) granularity: Option<u64>,
     /// `-b`: the image that the sources of merges are in.
     pub(crate) source_file: Option<OsString>,
-    /// `-F`
+    /// `-F`, of `-b` or of what is compared with.
     pub(crate) source_format: Option<String>,
 }
 
@@ -247,11 +259,17 @@ impl BitmapOptions {
                         --merge";
             return Err(text.into());
         }
-        if self.granularity.is_some() && !actions.contains(&Action::Add) {
+        let compares = |action: &Action| matches!(action, Action::FromCompare(_));
+        let compares = actions.iter().any(compares);
+        if self.granularity.is_some() && !actions.contains(&Action::Add) && !compares {
             return Err("granularity only supported with --add".into());
         }
-        if self.source_format.is_some() && self.source_file.is_none() {
+        if self.source_format.is_some() && self.source_file.is_none() && !compares {
             return Err("-F only supported with -b".into());
+        }
+        if self.source_format.is_some() && self.source_file.is_some() && compares {
+            let text = "-F is for -b FILE or for the OLD of --from-compare, not for both";
+            return Err(Failure::Hinted(text.into()));
         }
         let merges = actions
             .iter()
@@ -370,6 +388,7 @@ fn actions(context: &Context) -> Vec<Action> {
                 .map(|value| value.to_string_lossy().into_owned());
             Some(Action::Merge(source.unwrap_or_default()))
         }
+        "from_compare" => Some(Action::FromCompare(met.value.clone().unwrap_or_default())),
         _ => None,
     };
     context.options.iter().filter_map(action).collect()
@@ -384,6 +403,7 @@ impl Run for BitmapOptions {
         "force-share",
         "format",
         "with-zeroes",
+        "from-compare",
     ];
 
     fn run(self, context: Context) -> Result<Exit, Failure> {
