@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use qcow2::{
     BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
-    disk::{Disk, RawDisk},
+    disk::{Disk, DiskMut, RawDisk},
     format::{Autoclear, CryptMethod, ExtensionType, HeaderArea},
     image::SnapshotDisk,
     io::{Access, FileStorage, LockMode},
@@ -95,8 +95,51 @@ pub(crate) fn open_named(spec: &ImageSpec) -> Result<Source, String> {
         let disk = RawDisk::new(&path.to_string_lossy(), Arc::new(file));
         return Ok(Source::Raw(Arc::new(disk.map_err(failed)?)));
     }
-    let options = OpenOptions::new()
-        .lock(lock)
+    let image = options(spec).lock(lock).open_file(file).map_err(failed)?;
+    let area = image.header_area();
+    if area.header().crypt_method != CryptMethod::None && spec.key_secret.is_none() {
+        return Err("Parameter 'encrypt.key-secret' is required for cipher".into());
+    }
+    warn_of_voided_bitmaps(area);
+    Ok(Source::Qcow2(Arc::new(image)))
+}
+
+/// Opens the disk in the image that `spec` names, for reading and writing.
+///
+/// # Errors
+/// `Could not open 'NAME': …`; also for an image in which a write could hit what belongs to
+/// somebody else, or whose bitmaps can't record it.
+pub(crate) fn open_writable(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, Failure> {
+    open_writable_named(spec).map_err(|message| cmd::open_failure(&spec.given, message))
+}
+
+fn open_writable_named(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, String> {
+    if spec.read_only {
+        return Err("Block node is read-only".into());
+    }
+    let path = Path::new(&spec.file.path);
+    let failed = |error: Error| words(&error, path);
+    let file = FileStorage::open(path, Access::ReadWrite, LockMode::ReadWrite).map_err(failed)?;
+    image::protocol(&file, path, spec)?;
+    let driver = match spec.driver {
+        Some(driver) => driver,
+        None => image::probe(&file)?,
+    };
+    if driver != Driver::Qcow2 {
+        let disk = RawDisk::new_writable(&path.to_string_lossy(), Arc::new(file));
+        return Ok(Arc::new(disk.map_err(failed)?));
+    }
+    let options = options(spec)
+        .writable(true)
+        .on_repair(image::tell_repair(&spec.given));
+    let image = options.open_file(file).map_err(failed)?;
+    warn_of_voided_bitmaps(image.header_area());
+    Ok(Arc::new(image.into_writer().map_err(failed)?))
+}
+
+/// With all files that belong to it.
+fn options(spec: &ImageSpec) -> OpenOptions {
+    OpenOptions::new()
         .backing(match spec.backing {
             Backing::Header => BackingPolicy::Follow,
             Backing::Nothing => BackingPolicy::Ignore,
@@ -104,14 +147,7 @@ pub(crate) fn open_named(spec: &ImageSpec) -> Result<Source, String> {
         .data_file(match &spec.data_file {
             Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
             None => DataFilePolicy::Follow,
-        });
-    let image = options.open_file(file).map_err(failed)?;
-    let area = image.header_area();
-    if area.header().crypt_method != CryptMethod::None && spec.key_secret.is_none() {
-        return Err("Parameter 'encrypt.key-secret' is required for cipher".into());
-    }
-    warn_of_voided_bitmaps(area);
-    Ok(Source::Qcow2(Arc::new(image)))
+        })
 }
 
 /// Another program has made the image's bitmaps worthless.

@@ -8,6 +8,7 @@
     reason = "tests: a panic is the message"
 )]
 
+mod blocks;
 mod cut;
 mod names;
 mod partial;

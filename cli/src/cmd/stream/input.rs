@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, IsTerminal, Read, Seek, SeekFrom},
+    io::{self, IsTerminal, Read, Seek, SeekFrom, Write},
     os::fd::AsFd,
 };
 
@@ -24,6 +24,32 @@ pub(crate) struct Input {
     /// Bytes in it, if it is a file and not a pipe.
     len: Option<u64>,
     name: Option<OsString>,
+    /// Where what is read is kept.
+    spool: Option<File>,
+}
+
+/// A stream that was read once, to be read again.
+#[derive(Debug)]
+pub(crate) struct Again {
+    file: File,
+    start: u64,
+    name: Option<OsString>,
+}
+
+impl Again {
+    /// The same stream from its beginning.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn open(mut self) -> io::Result<Input> {
+        self.file.seek(SeekFrom::Start(self.start))?;
+        Ok(Input {
+            len: Some(self.file.metadata()?.len()),
+            file: self.file,
+            name: self.name,
+            spool: None,
+        })
+    }
 }
 
 impl Input {
@@ -57,7 +83,27 @@ impl Input {
             len: metadata.is_file().then_some(metadata.len()),
             file,
             name: name.map(ToOwned::to_owned),
+            spool: None,
         })
+    }
+
+    /// Has what is read be read again: a file from where it is now, a pipe from a file
+    /// without a name in the directory for temporary files, which takes as much space as
+    /// the stream is long.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn twice(mut self) -> io::Result<(Self, Again)> {
+        let (file, start) = match self.len {
+            Some(_) => (self.file.try_clone()?, self.file.stream_position()?),
+            None => {
+                let spool = tempfile::tempfile()?;
+                self.spool = Some(spool.try_clone()?);
+                (spool, 0)
+            }
+        };
+        let name = self.name.clone();
+        Ok((self, Again { file, start, name }))
     }
 
     /// The file's name; `-` for standard input.
@@ -109,6 +155,14 @@ impl Input {
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buffer)
+        let bytes = self.file.read(buffer)?;
+        if let Some(spool) = &mut self.spool {
+            let read = buffer.get(..bytes).unwrap_or_default();
+            spool.write_all(read).map_err(|e| {
+                let text = format!("keeping the stream in a temporary file: {}", os_text(&e));
+                io::Error::new(e.kind(), text)
+            })?;
+        }
+        Ok(bytes)
     }
 }

@@ -27,8 +27,10 @@ pub(crate) use input::Input;
 /// shown, then where it is and what is wrong. FILE may be - for standard input; of a file
 /// the states of devices are listed too.
 ///
-/// blocks: the data that QEMU up to 9.0 sent in the section "block" for IMAGE's disk.
-/// Writing it is not possible yet: whether it fits is checked, and nothing is written.
+/// blocks: the data that QEMU up to 9.0 sent in the section "block" is written to IMAGE's
+/// disk, and IMAGE's bitmaps record it. The stream is read to its end first, and nothing is
+/// written unless it is whole and fits; one from a pipe is kept in a temporary file meanwhile.
+/// What it has no blocks for stays as it is.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "\
@@ -40,6 +42,9 @@ Examples:
       qimg stream show vm.stream
   What would be sent, chunk by chunk:
       qimg migrate-bitmaps --emit disk.qcow2 | qimg stream show --chunks -
+  The disk out of a stream of an old QEMU:
+      qimg create -f qcow2 disk.qcow2 20G
+      qimg stream blocks --apply disk.qcow2 vm.stream
   The dirty ranges, for a program:
       qimg stream show --output=json vm.stream
 
