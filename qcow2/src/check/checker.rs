@@ -10,8 +10,8 @@ use super::{
     stored::Stored,
     survey::{Entry, Survey},
     walk::{
-        Clusters, CopiedFlag, Metadata, Order, ReadTables, Referrer, Visitor, walk_refcounts,
-        walk_structures,
+        Clusters, CopiedFlag, Metadata, Order, ReadTables, Referrer, Visitor,
+        snapshots_plausible as plausible, walk_refcounts, walk_structures,
     },
 };
 use crate::{
@@ -190,8 +190,16 @@ impl Visitor for Checker<'_> {
             self.survey.fault(&finding);
             return;
         }
+        if matches!(finding, Finding::SnapshotIncomplete { .. }) {
+            let metadata = self.metadata;
+            self.survey
+                .snapshots_plausible
+                .get_or_insert_with(|| plausible(metadata).unwrap_or(false));
+        }
         match finding {
-            Finding::SnapshotIncomplete { .. } if self.survey.mend => {
+            Finding::SnapshotIncomplete { .. }
+                if self.survey.mend && self.survey.snapshots_plausible == Some(true) =>
+            {
                 self.survey.snapshots_incomplete = true;
                 self.mend(&finding);
             }

@@ -56,6 +56,8 @@ pub(super) struct Survey {
     pub(super) snapshot_table: Range<u64>,
     /// The snapshot table has entries to be completed.
     pub(super) snapshots_incomplete: bool,
+    /// Such entries look like snapshots, if that was asked.
+    pub(super) snapshots_plausible: Option<bool>,
     /// Something is referred to in a way that can't be followed, so that clusters
     /// without a reference may yet be somebody's.
     pub(super) lost: bool,
@@ -227,11 +229,12 @@ impl Survey {
     }
 
     /// What kind of repair would mend a finding.
-    pub(super) const fn remedy(&self, finding: &Finding) -> Option<Repair> {
+    pub(super) fn remedy(&self, finding: &Finding) -> Option<Repair> {
         match finding {
             Finding::RefcountWrong { .. } if matches!(finding.severity(), Severity::Leak) => {
                 if self.lost { None } else { Some(Repair::Leaks) }
             }
+            Finding::SnapshotIncomplete { .. } if self.snapshots_plausible == Some(false) => None,
             Finding::SnapshotIncomplete { .. }
             | Finding::RefcountTableReserved { .. }
             | Finding::RefcountBlockUnaligned { .. }

@@ -16,7 +16,7 @@ use crate::{
 pub(super) use l1::{Order, ReadTables};
 pub use l2::Clusters;
 use l2::L2Scan;
-pub(super) use snapshots::for_each as for_each_snapshot;
+pub(super) use snapshots::{for_each as for_each_snapshot, plausible as snapshots_plausible};
 
 /// Bytes of a table that are read at once.
 const PIECE: u64 = 1 << 20;

@@ -175,6 +175,7 @@ impl Likeness {
         // It makes the file longer where entries lead beyond its end, throws away what it
         // can't read of snapshots, and writes damaged bitmaps when it closes the image.
         if says(ours, "can't become longer")
+            || says(ours, "ERROR snapshot table entry")
             || says(theirs, "Discarding")
             || says(theirs, "qcow2_free_clusters failed")
         {
@@ -283,6 +284,13 @@ fn agree_in(
     if matches!(ours.code, 0 | 3) {
         assert_eq!(again.fixed, (0, 0), "{}\n{again:#?}", dump());
     }
-    assert_eq!(again.code, ours.code, "{}\n{again:#?}", dump());
+    // Where there were more references than a refcount can hold, old refcount structures took
+    // some of them away.
+    let overflowed = ours
+        .lines
+        .iter()
+        .any(|line| line.contains("overflow cluster"));
+    let better = overflowed && rank(again.code) < rank(ours.code);
+    assert!(again.code == ours.code || better, "{}\n{again:#?}", dump());
     Some(())
 }

@@ -243,9 +243,6 @@ fn plan(
         true => Some(snapshots::completed(metadata)?),
         false => None,
     };
-    if let Some(table) = &snapshots {
-        checker.survey.lost |= !table.plausible;
-    }
     let bad_copied = checker.bad_copied;
     let mended = checker.mended;
     let (mut targets, mut survey, report) = Targets::new(checker, repair);

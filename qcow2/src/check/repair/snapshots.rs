@@ -17,28 +17,19 @@ const REQUIRED: usize = 16;
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) bytes: Vec<u8>,
-    /// The entries that were completed look like those of an older program, and not like
-    /// what is read when an entry's length is damaged.
-    pub(super) plausible: bool,
 }
 
 /// The snapshot table with every entry completed; complete ones stay byte for byte.
 pub(super) fn completed(metadata: &Metadata<'_>) -> Result<Table, CheckFailed> {
     let mut table = Vec::new();
-    let mut plausible = true;
     for_each_snapshot(metadata, |_, snapshot| {
-        let complete_already = snapshot.extra.len() >= REQUIRED;
-        plausible &= complete_already || (snapshot.l1_size > 0 && !snapshot.id.is_empty());
         complete(snapshot, metadata.header.size).encode(&mut table);
         match table.len() as u64 > MAX_TABLE_BYTES {
             true => Err(CheckFailed::because("File too large")),
             false => Ok(()),
         }
     })?;
-    Ok(Table {
-        bytes: table,
-        plausible,
-    })
+    Ok(Table { bytes: table })
 }
 
 /// Fields that are there in part are taken to be absent.

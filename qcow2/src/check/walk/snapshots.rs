@@ -103,6 +103,26 @@ pub(in crate::check) fn for_each(
     Ok(())
 }
 
+/// Whether the incomplete entries of a table that [`check_table`] let through look like those
+/// of an older program, and not like what is read where the table isn't, or where an entry's
+/// length is damaged.
+pub(in crate::check) fn plausible(metadata: &Metadata<'_>) -> Result<bool, CheckFailed> {
+    let mut end = metadata.header.snapshots_offset.get();
+    let mut plausible = true;
+    for_each(metadata, |_, snapshot| {
+        let is_complete = snapshot.extra.len() >= V3_EXTRA_DATA as usize;
+        plausible &= is_complete || (snapshot.l1_size > 0 && !snapshot.id.is_empty());
+        let mut bytes = Vec::new();
+        snapshot.encode(&mut bytes);
+        end = end.saturating_add(bytes.len() as u64);
+        Ok(())
+    })?;
+    let size = metadata.storage.size();
+    let size = size.map_err(|e| CheckFailed::because(e.to_string()))?;
+    // The padding of the last one needn't be there.
+    Ok(plausible && end <= size.saturating_add(7))
+}
+
 /// A part of the table in memory.
 struct Window<'a> {
     metadata: &'a Metadata<'a>,
