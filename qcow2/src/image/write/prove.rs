@@ -39,6 +39,21 @@ pub(super) fn sound(image: &Image, space: &mut Space) -> Result<()> {
              (check -r all); the first: {first}"
         )));
     }
+    // What a file that was cut off doesn't have reads as zeros, and must not pass for entries.
+    let size = image.storage.size();
+    let size = size.map_err(Error::io("asking for the size of the image"))?;
+    let l1_end = header
+        .l1_table_offset
+        .0
+        .saturating_add(u64::from(header.l1_size) * L1Entry::LEN);
+    if l1_end > size {
+        return Err(Error::corrupt(
+            "L1 table",
+            header.l1_table_offset,
+            format!("the end of the file at {size}"),
+            format!("a file of at least {l1_end} bytes"),
+        ));
+    }
     // Tables that are written in place. Refcount blocks were looked at by the check, L2
     // tables have their copied flags.
     let cluster_size = image.geometry().cluster_size();
