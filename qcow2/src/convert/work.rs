@@ -22,13 +22,16 @@ const SECTOR: usize = 512;
 /// Zeros on record up to which reading goes on over them.
 const SMALL: u64 = 32 << 10;
 
+/// Who is told of what happens.
+type Events<'e> = &'e mut (dyn FnMut(Event<'_>) + Send);
+
 /// What the threads share.
 pub(super) struct Shared<'a, 'e> {
     plan: Mutex<(Plan<'a>, Pace)>,
     /// The number of the piece whose turn it is, and whether anything failed.
     turn: Mutex<Turn>,
     changed: Condvar,
-    events: Mutex<&'e mut (dyn FnMut(Event<'_>) + Send)>,
+    events: Mutex<Events<'e>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +60,7 @@ impl Pace {
 }
 
 impl<'a, 'e> Shared<'a, 'e> {
-    pub(super) fn new(plan: Plan<'a>, events: &'e mut (dyn FnMut(Event<'_>) + Send)) -> Self {
+    pub(super) fn new(plan: Plan<'a>, events: Events<'e>) -> Self {
         let pace = Pace {
             start: Instant::now(),
             bytes: 0,
@@ -71,9 +74,7 @@ impl<'a, 'e> Shared<'a, 'e> {
     }
 
     /// What failed first on the disk, if anything did.
-    pub(super) fn into_outcome(
-        self,
-    ) -> (Option<ConvertError>, &'e mut (dyn FnMut(Event<'_>) + Send)) {
+    pub(super) fn into_outcome(self) -> (Option<ConvertError>, Events<'e>) {
         let turn = self.turn.into_inner();
         let events = self.events.into_inner();
         (
