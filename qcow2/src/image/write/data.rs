@@ -96,7 +96,6 @@ impl State {
         let around = units.around(&part.range, kept);
         let head = self.old_bytes(part.start, around.start..part.range.start)?;
         let tail = self.old_bytes(part.start, part.range.end..around.end)?;
-        let zeros_around = head.is_zero() && tail.is_zero();
         let others = units
             .runs(along)
             .map(|range| Ok((range.start, self.old_bytes(part.start, range)?)))
@@ -106,15 +105,18 @@ impl State {
             None => self.take_cluster()?,
         };
         let at = |within: u64| HostOffset(host.0 + within);
-        let (mut start, mut head, mut tail) = (around.start, head.bytes(), tail.bytes());
-        if zeros_around && !data_file && self.space.is_untouched(host) {
-            // Zeros are there. The file still ends with a whole sector.
-            let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
-            let skipped = head.len() / sector * sector;
-            head.truncate(head.len() - skipped);
-            tail.truncate(tail.len() % sector);
-            start += skipped as u64;
-        }
+        let mut start = around.start;
+        let (head, tail) = match (head, tail) {
+            (OldBytes::Zeros(before), OldBytes::Zeros(behind))
+                if !data_file && self.space.is_untouched(host) =>
+            {
+                // Zeros are there. The file still ends with a whole sector.
+                start += before / SECTOR * SECTOR;
+                let rest = |len| OldBytes::Zeros(len % SECTOR).bytes();
+                (rest(before), rest(behind))
+            }
+            (head, tail) => (head.bytes(), tail.bytes()),
+        };
         self.put(at(start), &[&head, data, &tail])?;
         for (start, bytes) in others {
             self.put(at(start), &[&bytes.bytes()])?;
@@ -233,9 +235,11 @@ impl State {
 
     fn write_data(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         self.unsynced = true;
-        let action = format!("writing guest data at {at:#x} of '{}'", self.image.name);
         let written = match self.image.data_storage() {
-            Ok(storage) => storage.write_all_at(at, bytes).map_err(Error::io(action)),
+            Ok(storage) => storage.write_all_at(at, bytes).map_err(|error| {
+                let name = &self.image.name;
+                Error::io(format!("writing guest data at {at:#x} of '{name}'"))(error)
+            }),
             Err(error) => Err(error),
         };
         self.stored(written)?;
@@ -252,10 +256,6 @@ enum OldBytes {
 }
 
 impl OldBytes {
-    fn is_zero(&self) -> bool {
-        matches!(self, Self::Zeros(_))
-    }
-
     fn bytes(self) -> Vec<u8> {
         match self {
             Self::Zeros(len) => vec![0; usize::try_from(len).unwrap_or(0)],

@@ -234,10 +234,9 @@ impl GuestWriter {
     /// # Errors
     /// As [`finish`](Self::finish).
     pub fn close(self) -> Result<Image> {
+        self.lock().finish()?;
         let state = self.state.into_inner();
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        state.finish()?;
-        Ok(state.image)
+        Ok(state.unwrap_or_else(PoisonError::into_inner).image)
     }
 
     fn check_length(&self, range: &Range<u64>) -> Result<()> {
@@ -264,7 +263,15 @@ impl GuestWriter {
     }
 
     fn lock(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write().unwrap_or_else(|poisoned| {
+            // A thread has panicked in the middle of a change.
+            let mut state = poisoned.into_inner();
+            state.failure.get_or_insert_with(|| Failure {
+                message: "a write was cut short by a panic".into(),
+                kind: std::io::ErrorKind::Other,
+            });
+            state
+        })
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, State> {

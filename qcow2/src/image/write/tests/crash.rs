@@ -2,6 +2,7 @@
 //! any of the writes since the last sync missing or torn, and each operation failing.
 
 use super::*;
+use crate::image::SnapshotDisk;
 use crate::io::memory::{CrashState, Damage, Fault, Operation, PowerLoss};
 
 /// The image kinds that are interrupted, over a base or not.
@@ -54,13 +55,21 @@ struct Story {
 }
 
 fn tell(options: &CreateOptions, base: bool, seed: u64, steps: u64) -> Story {
-    let rig = model::rig_of(options, base);
+    tell_of(
+        model::rig_of(options, base),
+        options.cluster_size,
+        seed,
+        steps,
+    )
+}
+
+fn tell_of(rig: Rig, cluster: u64, seed: u64, steps: u64) -> Story {
     let mut random = Random(seed);
     // Something is there already.
     let mut model = Model::of(&rig);
     let writer = rig.writer();
     for _ in 0..6 {
-        let op = Op::random(&mut random, model.size(), options.cluster_size);
+        let op = Op::random(&mut random, model.size(), cluster);
         op.apply(&writer).unwrap();
         model.apply(&op);
     }
@@ -74,7 +83,7 @@ fn tell(options: &CreateOptions, base: bool, seed: u64, steps: u64) -> Story {
     for step in 1..=steps {
         let op = match step % 5 {
             0 => Op::Flush,
-            _ => Op::random(&mut random, model.size(), options.cluster_size),
+            _ => Op::random(&mut random, model.size(), cluster),
         };
         op.apply(&writer).unwrap();
         model.apply(&op);
@@ -216,6 +225,54 @@ fn interrupted_while_the_refcount_table_grows() {
     }
 }
 
+/// What the snapshots hold.
+fn snapshots(rig: &Rig) -> Vec<Vec<u8>> {
+    let image = Arc::new(rig.open());
+    let disk = |snapshot| SnapshotDisk::new(&image, snapshot).unwrap();
+    let snapshots = image.snapshots().unwrap().into_iter();
+    snapshots
+        .map(|snapshot| read_all(&disk(snapshot)))
+        .collect()
+}
+
+#[test]
+fn what_snapshots_share_stays_theirs() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../testdata/qcow2/snapshots.qcow2"
+    );
+    let bytes = std::fs::read(path).unwrap();
+    for seed in [5, 77] {
+        let rig = Rig {
+            image: MemoryStorage::from_bytes(&bytes),
+            data: None,
+            base: None,
+        };
+        let kept = snapshots(&rig);
+        assert_eq!(kept.len(), 2);
+        // Most of the image is shared when the story begins.
+        let story = tell_of(rig, 4096, seed, 10);
+        assert!(snapshots(&story.rig) == kept);
+        let how = PowerLoss {
+            exhaustive: 3,
+            random: 4,
+            tears: 1,
+            seed,
+        };
+        let journal = story.rig.image.journal();
+        let all: Vec<CrashState> = journal.kills().chain(journal.power_losses(&how)).collect();
+        let stride = all.len().div_ceil(150);
+        for state in all.iter().step_by(stride) {
+            story.assert_safe("snapshots", state);
+            let left = Rig {
+                image: state.storage.clone(),
+                ..story.rig.clone()
+            };
+            assert!(snapshots(&left) == kept, "{state}");
+        }
+    }
+}
+
 /// Whether a fault at this operation may go unnoticed: space that isn't given back to
 /// the system is no failure.
 fn is_optional(operation: &Operation) -> bool {
@@ -228,17 +285,20 @@ fn whatever_fails_what_was_flushed_is_there_and_nothing_more_is_written() {
         let story = tell(&options, base, seed * 12345, 15);
         let journal = story.rig.image.journal();
         for at in 0..journal.operations().len() {
-            let damages = [Damage::Whole, Damage::After(512)];
-            for damage in damages {
+            let faults = [
+                Fault::once(at as u64),
+                Fault::for_good(at as u64),
+                Fault {
+                    damage: Damage::After(512),
+                    ..Fault::once(at as u64)
+                },
+            ];
+            for fault in faults {
                 let rig = Rig {
                     image: journal.start(),
                     ..story.rig.clone()
                 };
-                let what = format!("{name}, operation {at} fails, {damage:?}");
-                let fault = Fault {
-                    damage,
-                    ..Fault::once(at as u64)
-                };
+                let what = format!("{name}, operation {at} fails, {fault:?}");
                 rig.image.set_fault(Some(fault));
                 rig.image.start_journal();
                 let writer = rig.writer();
@@ -253,7 +313,7 @@ fn whatever_fails_what_was_flushed_is_there_and_nothing_more_is_written() {
                     }
                 }
                 let closed = writer.close();
-                if is_optional(&journal.operations()[at]) {
+                if is_optional(&journal.operations()[at]) && !fault.for_good {
                     closed.unwrap_or_else(|e| panic!("{what}: {e}"));
                     rig.image.set_fault(None);
                     story.last.assert_is(&rig, &what);

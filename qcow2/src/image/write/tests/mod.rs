@@ -180,9 +180,9 @@ impl Model {
                 false => geometry.cluster_size(),
             },
             no_discard: v2 && rig.base.is_some(),
-            written: match v2 {
-                true => Vec::new(),
-                false => GRANULARITIES.map(bits).to_vec(),
+            written: match rig.bitmaps().first() {
+                Some((name, ..)) if name == "of 512" => GRANULARITIES.map(bits).to_vec(),
+                _ => Vec::new(),
             },
         }
     }
@@ -291,6 +291,18 @@ impl Op {
             7 => Self::Zero(range, true),
             8 | 9 => Self::Discard(range),
             _ => Self::Flush,
+        }
+    }
+
+    /// The same `by` bytes further on.
+    fn moved(self, by: u64) -> Self {
+        let on = |range: Range<u64>| range.start + by..range.end + by;
+        match self {
+            Self::Write(range, byte) => Self::Write(on(range), byte),
+            Self::Pack(range, seed) => Self::Pack(on(range), seed),
+            Self::Zero(range, unmap) => Self::Zero(on(range), unmap),
+            Self::Discard(range) => Self::Discard(on(range)),
+            Self::Flush => Self::Flush,
         }
     }
 

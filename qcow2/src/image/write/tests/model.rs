@@ -294,3 +294,64 @@ fn lazy_refcounts_wait_until_the_end() {
     writer.close().unwrap();
     assert_eq!(rig.image.journal().operations(), []);
 }
+
+#[test]
+fn a_shared_writer_is_finished_once_and_then_read() {
+    let rig = rig_of(&model_options(), true);
+    let mut model = Model::of(&rig);
+    let writer = Arc::new(rig.writer());
+    let disk: Arc<dyn DiskMut> = writer.clone();
+    disk.write(700, &[3; 5000]).unwrap();
+    disk.zero(100_000..200_000, true).unwrap();
+    disk.discard(300_000..400_000).unwrap();
+    for op in [
+        Op::Write(700..5700, 3),
+        Op::Zero(100_000..200_000, true),
+        Op::Discard(300_000..400_000),
+    ] {
+        model.apply(&op);
+    }
+    disk.flush().unwrap();
+    disk.finish().unwrap();
+    model.assert_is(&rig, "finished");
+    rig.image.start_journal();
+    disk.finish().unwrap();
+    disk.flush().unwrap();
+    let error = disk.write(0, &[1]).unwrap_err().to_string();
+    assert_eq!(error, "writing to 'image' has ended");
+    assert!(disk.zero(0..512, true).is_err());
+    assert!(writer.write_compressed(0, &[1; 4096]).is_err());
+    assert!(read_all(&*disk) == model.bytes);
+    drop(disk);
+    let image = Arc::into_inner(writer).unwrap().close().unwrap();
+    assert!(read_all(&image) == model.bytes);
+    assert_eq!(rig.image.journal().operations(), []);
+}
+
+/// Threads that write each its part, compressed or not, while others read.
+#[test]
+fn many_threads_write_at_once() {
+    let rig = rig_of(&model_options(), true);
+    let mut model = Model::of(&rig);
+    let writer = rig.writer();
+    let part = model.size() / 8;
+    let plans: Vec<Vec<Op>> = (0..8)
+        .map(|thread| {
+            let mut random = Random(thread + 1);
+            let mut op = || Op::random(&mut random, part, 4096);
+            (0..12).map(|_| op().moved(thread * part)).collect()
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for plan in &plans {
+            scope.spawn(|| plan.iter().for_each(|op| op.apply(&writer).unwrap()));
+        }
+        scope.spawn(|| (0..20).for_each(|_| drop(read_all(&writer))));
+    });
+    for op in plans.iter().flatten() {
+        model.apply(op);
+    }
+    assert!(read_all(&writer) == model.bytes);
+    writer.close().unwrap();
+    model.assert_is(&rig, "many threads");
+}
