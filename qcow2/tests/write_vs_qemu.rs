@@ -358,3 +358,74 @@ fn bitmaps_record_what_is_written() {
         );
     }
 }
+
+#[test]
+fn lazy_refcounts_that_were_left_behind_are_repaired_by_qemu() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(qemu) = Qemu::find() else { return };
+    let mut random = random(7);
+    for options in ["cluster_size=4096", "cluster_size=65536,refcount_bits=1"] {
+        let options = format!("{options},lazy_refcounts=on");
+        written(&qemu, "a", &options, 2 << 20, &mut random);
+        let image = open(&qemu, "a");
+        let cluster = image.geometry().cluster_size();
+        let mut model = Model::of(&image, &mut random);
+        let writer = image.into_writer().unwrap();
+        change(&writer, &mut model, cluster, &mut random);
+        writer.flush().unwrap();
+        // As if it were killed.
+        drop(writer);
+        let info = qemu.img("info --output=json a");
+        assert!(info.contains("\"dirty-flag\": true"), "{info}");
+        qemu.io("a", &["read -q 0 512"]);
+        let output = qemu.run("check -f qcow2 a");
+        assert!(output.status.success(), "{options}: {output:?}");
+        qemu.img("convert -f qcow2 -O raw a theirs");
+        assert_same_bytes(&qemu.bytes("theirs"), &model.bytes, &options);
+    }
+}
+
+#[test]
+fn compressed_images_are_no_larger_than_qemus() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(qemu) = Qemu::find() else { return };
+    let mut random = random(8);
+    let mut bytes = Vec::new();
+    while bytes.len() < 8 << 20 {
+        match random.below(3) {
+            0 => bytes.extend(content(65536, &mut random)),
+            1 => (0..4000).for_each(|n| {
+                bytes.extend(format!("line {n} of {}\n", random.below(1000)).bytes());
+            }),
+            _ => bytes.extend(vec![0; 40_000]),
+        }
+    }
+    bytes.truncate(8 << 20);
+    std::fs::write(qemu.path("raw"), &bytes).unwrap();
+    for kind in ["zlib", "zstd"] {
+        for cluster in [4096_u64, 65536, 1 << 20] {
+            let options = format!("compression_type={kind},cluster_size={cluster}");
+            qemu.img(&format!(
+                "convert -c -W -f raw -O qcow2 -o {options} raw theirs"
+            ));
+            qemu.img(&format!("create -q -f qcow2 -o {options} ours 8M"));
+            let writer = open(&qemu, "ours").into_writer().unwrap();
+            let step = usize::try_from(cluster).unwrap();
+            for (index, part) in bytes.chunks(step).enumerate() {
+                if part.iter().any(|byte| *byte != 0) {
+                    let at = index as u64 * cluster;
+                    writer.write_compressed(at, part).unwrap();
+                }
+            }
+            drop(writer.close().unwrap());
+            let output = qemu.run("compare -f raw -F qcow2 raw ours");
+            assert!(output.status.success(), "{options}: {output:?}");
+            let [ours, theirs] =
+                ["ours", "theirs"].map(|name| std::fs::metadata(qemu.path(name)).unwrap().len());
+            assert!(
+                ours <= theirs + theirs / 50 + 4 * cluster,
+                "{options}: {ours} bytes, theirs {theirs}"
+            );
+        }
+    }
+}

@@ -124,16 +124,19 @@ impl State {
         let new = units.entry(host, stored | touched, old, touched);
         self.set_entry(place, new);
         if in_place.is_none() {
-            self.drop_cluster(old.entry, false);
+            self.drop_cluster(part.start, old.entry, false);
         }
         Ok(())
     }
 
-    /// Gives back the clusters that `old`, which was replaced, refers to; with `punch`
-    /// their space, too.
-    pub(super) fn drop_cluster(&mut self, old: L2Entry, punch: bool) {
+    /// Gives back the clusters that `old`, the entry of the cluster at `start` until now,
+    /// refers to; with `punch` their space, too.
+    pub(super) fn drop_cluster(&mut self, start: u64, old: L2Entry, punch: bool) {
         let geometry = self.image.geometry();
         if self.image.header().has_data_file() {
+            if punch && old.host(true) == Some(HostOffset(start)) {
+                self.leave_hole(start..start.saturating_add(geometry.cluster_size()));
+            }
             return;
         }
         if old.is_compressed() {

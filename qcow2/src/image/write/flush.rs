@@ -62,6 +62,7 @@ impl State {
         for (offset, bytes) in self.l2.take() {
             self.image.guest.l2.insert(offset, bytes);
         }
+        self.punch_holes();
         self.released |= self.space.release_given_back(lazy)?;
         Ok(())
     }

@@ -95,6 +95,8 @@ struct State {
     failure: Option<Failure>,
     /// Nothing more is written: all of it is stored.
     finished: bool,
+    /// Parts of the external data file that nothing will refer to after the next flush.
+    holes: Vec<Range<u64>>,
     /// Refcounts are kept in memory while the header says that they may be wrong.
     lazy: bool,
 }
@@ -167,6 +169,7 @@ impl GuestWriter {
                 released: false,
                 failure: None,
                 finished: false,
+                holes: Vec::new(),
                 lazy,
             }),
         })

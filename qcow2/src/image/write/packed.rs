@@ -126,7 +126,7 @@ impl State {
         self.put(host, &[packed, &fill])?;
         let bitmap = SubclusterBitmap::default();
         self.set_entry(place, ExtendedL2Entry { entry, bitmap });
-        self.drop_cluster(old.entry, false);
+        self.drop_cluster(start, old.entry, false);
         Ok(())
     }
 }

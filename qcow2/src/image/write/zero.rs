@@ -140,7 +140,7 @@ impl State {
         let place = self.own_entry(part.start)?;
         self.set_entry(place, new);
         if drop {
-            self.drop_cluster(old.entry, true);
+            self.drop_cluster(part.start, old.entry, true);
         }
         Ok(())
     }
@@ -186,6 +186,43 @@ impl State {
             ExtendedL2Entry { entry, bitmap }
         };
         (new != old).then_some((new, kept.is_none()))
+    }
+
+    /// Says that a part of the external data file is referred to no more.
+    pub(super) fn leave_hole(&mut self, range: Range<u64>) {
+        match self.holes.last_mut() {
+            Some(hole) if hole.end == range.start => hole.end = range.end,
+            _ => self.holes.push(range),
+        }
+    }
+
+    /// Gives the space of holes in the external data file back to the system, after
+    /// nothing on stable storage refers to it. Where that can't be done it stays, which is
+    /// no failure.
+    pub(super) fn punch_holes(&mut self) {
+        for hole in std::mem::take(&mut self.holes) {
+            let mut free = hole.start..hole.start;
+            for part in self.parts(hole) {
+                // It may have been written again since.
+                let entry = self.entry(part.start);
+                let is_free = entry.is_ok_and(|both| both.entry.host(true).is_none());
+                if free.end != part.start || !is_free {
+                    self.punch(std::mem::replace(&mut free, part.start..part.start));
+                }
+                if is_free {
+                    free.end = part.start.saturating_add(part.range.end);
+                }
+            }
+            self.punch(free);
+        }
+    }
+
+    fn punch(&self, hole: Range<u64>) {
+        if let Ok(data) = self.image.data_storage()
+            && !hole.is_empty()
+        {
+            let _ = data.punch_hole(hole);
+        }
     }
 
     /// Zeros in the external data file, as they are on the disk.

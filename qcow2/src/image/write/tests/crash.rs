@@ -64,7 +64,7 @@ fn tell(options: &CreateOptions, base: bool, seed: u64, steps: u64) -> Story {
 }
 
 fn tell_of(rig: Rig, cluster: u64, seed: u64, steps: u64) -> Story {
-    let mut random = Random(seed);
+    let mut random = Random::of(seed);
     // Something is there already.
     let mut model = Model::of(&rig);
     let writer = rig.writer();

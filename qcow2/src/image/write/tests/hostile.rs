@@ -32,7 +32,7 @@ fn options(extended: bool) -> CreateOptions {
 fn random_damage_is_refused_or_does_no_harm() {
     let (mut refused, mut written) = (0, 0);
     for seed in 1..=1500 {
-        let mut random = Random(seed * 0x9e37_79b9);
+        let mut random = Random::of(seed * 0x9e37_79b9);
         let base = seed % 3 == 0;
         let (sound, model) = match seed % 50 {
             1 => sample(&options(seed / 50 % 2 == 0), base, &mut random),
@@ -178,8 +178,17 @@ fn a_device_that_is_full() {
         }
     }
     assert!(full > 100);
-    // Room is made, and there is room.
-    let op = Op::Discard(0..100 << 10);
+    // Room is made, and there is room, with a flush between or without.
+    for (discarded, written) in [(0, 900), (20, 910)] {
+        for op in [
+            Op::Discard(discarded << 10..(discarded + 20) << 10),
+            Op::Write(written << 10..(written + 10) << 10, 8),
+        ] {
+            op.apply(&writer).unwrap();
+            model.apply(&op);
+        }
+    }
+    let op = Op::Discard(40 << 10..100 << 10);
     op.apply(&writer).unwrap();
     model.apply(&op);
     writer.flush().unwrap();
@@ -254,4 +263,35 @@ fn space_is_given_back_to_the_system() {
     writer.close().unwrap();
     assert!(rig.image.allocated_bytes().unwrap() + 9 * 16384 < before);
     rig.assert_clean("discarded");
+}
+
+#[test]
+fn space_of_an_external_data_file_is_given_back_but_for_what_is_written_again() {
+    let rig = Rig::new(
+        &CreateOptions {
+            data_file: Some(b"data".to_vec()),
+            size: Some(20 * 4096),
+            cluster_size: 1024,
+            ..options(false)
+        },
+        None,
+    );
+    let mut model = Model::of(&rig);
+    let data = rig.data.as_ref().unwrap();
+    let writer = rig.writer();
+    let mut apply = |op: Op| {
+        op.apply(&writer).unwrap();
+        model.apply(&op);
+    };
+    apply(Op::Write(0..20 * 4096, 1));
+    apply(Op::Flush);
+    let before = data.allocated_bytes().unwrap();
+    apply(Op::Discard(4096..19 * 4096));
+    apply(Op::Write(5 * 4096 + 7..5 * 4096 + 9, 2));
+    assert_eq!(data.allocated_bytes().unwrap(), before);
+    apply(Op::Flush);
+    let given_back = before - data.allocated_bytes().unwrap();
+    assert_eq!(given_back, 17 * 4096);
+    writer.close().unwrap();
+    model.assert_is(&rig, "discarded");
 }

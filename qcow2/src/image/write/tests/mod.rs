@@ -24,6 +24,12 @@ use crate::{
 struct Random(u64);
 
 impl Random {
+    /// Numbers for one test; others with each value of the variable `SEED`.
+    fn of(test: u64) -> Self {
+        let seed = std::env::var("SEED").map_or(0, |seed| seed.parse().unwrap());
+        Self(test + seed * 1_000_003)
+    }
+
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

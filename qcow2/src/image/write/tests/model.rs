@@ -82,7 +82,7 @@ pub(super) fn rig_of(options: &CreateOptions, base: bool) -> Rig {
 #[test]
 fn what_is_written_is_read_and_recorded() {
     for (seed, (name, options, base)) in (1..).zip(kinds()) {
-        let mut random = Random(seed * 77_777);
+        let mut random = Random::of(seed * 77_777);
         let rig = rig_of(&options, base);
         let mut model = Model::of(&rig);
         for round in 0..3 {
@@ -337,7 +337,7 @@ fn many_threads_write_at_once() {
     let part = model.size() / 8;
     let plans: Vec<Vec<Op>> = (0..8)
         .map(|thread| {
-            let mut random = Random(thread + 1);
+            let mut random = Random::of(thread + 1);
             let mut op = || Op::random(&mut random, part, 4096);
             (0..12).map(|_| op().moved(thread * part)).collect()
         })
