@@ -225,6 +225,88 @@ fn interrupted_while_the_refcount_table_grows() {
     }
 }
 
+/// Image and external data file lose power together, each with all or nothing of what was
+/// written to it since its last sync.
+#[test]
+fn a_data_file_is_never_behind_its_image() {
+    let plain = CreateOptions {
+        size: Some(60 * 1024),
+        cluster_size: 1024,
+        data_file: Some(b"data".to_vec()),
+        ..CreateOptions::default()
+    };
+    let extended = CreateOptions {
+        size: Some(20 * 16384),
+        cluster_size: 16384,
+        extended_l2: true,
+        ..plain.clone()
+    };
+    let raw = CreateOptions {
+        data_file_raw: true,
+        ..plain.clone()
+    };
+    for (seed, options) in (1..).zip([plain, extended, raw]) {
+        let rig = Rig::new(&options, None);
+        let mut random = Random::of(seed * 777);
+        let mut model = Model::of(&rig);
+        let data = rig.data.clone().unwrap();
+        rig.image.start_journal();
+        data.start_journal();
+        let done = || [&rig.image, &data].map(|storage| storage.journal().operations().len());
+        let (mut flushed, mut ops, mut moments) = (vec![(0, model.clone())], Vec::new(), vec![]);
+        let writer = rig.writer();
+        for step in 1..=60 {
+            let op = match step % 6 {
+                0 => Op::Flush,
+                _ => Op::random(&mut random, model.size(), options.cluster_size),
+            };
+            op.apply(&writer).unwrap();
+            model.apply(&op);
+            if matches!(op, Op::Flush) {
+                flushed.push((done()[0], model.clone()));
+            }
+            ops.push(op);
+            moments.push(done());
+        }
+        writer.close().unwrap();
+        let (journals, last) = ([rig.image.journal(), data.journal()], model);
+        let story = Story {
+            rig: rig.clone(),
+            flushed,
+            ops,
+            last,
+        };
+        let at = |which: usize, count: usize| {
+            let mut kills = journals[which].kills();
+            let state = kills.find(|state| state.issued == count && state.torn.is_empty());
+            state.unwrap().storage
+        };
+        let synced = |which: usize, count: usize| {
+            let before = &journals[which].operations()[..count];
+            let sync = before.iter().rposition(|op| *op == Operation::Sync);
+            at(which, sync.map_or(0, |sync| sync + 1))
+        };
+        for (number, [image, data]) in moments.into_iter().enumerate() {
+            for (name, image_left, data_left) in [
+                ("the data", at(0, image), synced(1, data)),
+                ("the image", synced(0, image), at(1, data)),
+                ("both", synced(0, image), synced(1, data)),
+            ] {
+                let what = format!("{seed}, after op {number} {name} lost what wasn't synced");
+                let left = Rig {
+                    image: image_left,
+                    data: Some(data_left),
+                    base: None,
+                };
+                let (_, worse) = left.check();
+                assert!(worse.is_empty(), "{what}: {worse:#?}");
+                story.assert_data(&what, &left, image);
+                story.assert_bitmaps(&what, &left);
+            }
+        }
+    }
+}
+
 /// What the snapshots hold.
 fn snapshots(rig: &Rig) -> Vec<Vec<u8>> {
     let image = Arc::new(rig.open());
