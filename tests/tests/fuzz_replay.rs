@@ -54,6 +54,11 @@ fn disk() {
 }
 
 #[test]
+fn written() {
+    replay("written");
+}
+
+#[test]
 fn stream() {
     replay("stream");
 }

@@ -9,6 +9,7 @@ mod disk;
 mod image;
 mod layered;
 mod stream;
+mod written;
 
 use std::{fs, path::PathBuf};
 
@@ -16,17 +17,19 @@ pub use disk::disk;
 pub use image::{directory_and_tables, header, image};
 pub use layered::layered;
 pub use stream::{apply, stream};
+pub use written::written;
 
 /// A body that takes any bytes.
 pub type Body = fn(&[u8]);
 
 /// Name and body of every target; `fuzz/fuzz_targets/` has a file for each.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("header", header),
     ("directory_and_tables", directory_and_tables),
     ("layered", layered),
     ("image", image),
     ("disk", disk),
+    ("written", written),
     ("stream", stream),
     ("apply", apply),
 ];
@@ -45,6 +48,7 @@ pub fn seeds(target: &str) -> Vec<Input> {
         "directory_and_tables" => image::directory_seeds(),
         "layered" => layered::seeds(),
         "image" | "disk" => image::image_seeds(),
+        "written" => written::seeds(),
         "stream" => stream::seeds(),
         "apply" => stream::apply_seeds(),
         other => panic!("no target {other}"),
