@@ -161,3 +161,38 @@ fn a_refcount_block_that_is_guest_data_too_is_not_written() {
         .unwrap();
     assert_refused(&storage);
 }
+
+/// A write of the header would change what the guest reads.
+#[test]
+fn no_edit_where_the_header_is_something_else_too() {
+    let storage = create(64 << 20, 65536);
+    let l1 = word(&storage, 40);
+    // An L2 table at 0, which `check` follows as qemu-img does.
+    storage
+        .write_all_at(l1, &(1_u64 << 63).to_be_bytes())
+        .unwrap();
+    let length = usize::try_from(storage.size().unwrap()).unwrap();
+    let before = storage.to_vec(length).unwrap();
+    let mut image = open(&storage);
+    let mut edit = image.edit_bitmaps().unwrap();
+    edit.add(b"b", 65536, true).unwrap();
+    let text = edit.commit().unwrap_err().to_string();
+    assert!(text.contains("refers to its cluster"), "{text}");
+    assert!(storage.to_vec(length).unwrap() == before);
+
+    // A bitmap whose bits are said to be there can be removed.
+    let storage = create(64 << 20, 65536);
+    let mut image = open(&storage);
+    let mut edit = image.edit_bitmaps().unwrap();
+    edit.add_with_bits(b"b", bits(64 << 20, 65536, 0..1 << 20), true)
+        .unwrap();
+    edit.commit().unwrap();
+    let table = image.bitmaps().unwrap().entries()[0].table_offset.get();
+    storage
+        .write_all_at(table, &0x200_u64.to_be_bytes())
+        .unwrap();
+    let mut image = open(&storage);
+    let mut edit = image.edit_bitmaps().unwrap();
+    edit.remove(b"b").unwrap();
+    edit.commit().unwrap();
+}

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 
 use crate::{
     Error, Geometry, Image, Result,
-    addr::HostCluster,
+    addr::{HostCluster, HostOffset},
     bitmap::{
         edit::open_bits,
         slot::Slot,
@@ -270,6 +270,14 @@ impl Garbage {
         let old = self.clusters.iter().chain(&self.of_removed).copied();
         let touched = allocator.touched(plan, old)?;
         let watch = Watch::count(image, watched.chain(touched.iter().copied()))?;
+        if let Some(by) = watch.in_header() {
+            return Err(Error::corrupt(
+                "header",
+                HostOffset(0),
+                format!("{by:?} refers to its cluster"),
+                "the header alone (repair the image before writing to it)",
+            ));
+        }
         if let Some(cluster) = plan
             .clusters()
             .find(|cluster| watch.references(*cluster) > 0)

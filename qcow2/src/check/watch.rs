@@ -16,6 +16,8 @@ pub(crate) struct Watch {
     clusters: Vec<u64>,
     /// References to each of them.
     counts: Vec<u64>,
+    /// What else, bitmaps aside, is said to be in the header's cluster.
+    in_header: Option<Referrer>,
 }
 
 impl Watch {
@@ -33,9 +35,17 @@ impl Watch {
             geometry: image.geometry(),
             clusters,
             counts,
+            in_header: None,
         };
         walk(&image.metadata(), &mut watch)?;
         Ok(watch)
+    }
+
+    /// What refers to the header's cluster as something else: a write of the header would
+    /// change that. References of bitmaps are not looked at, so that a bitmap in which they
+    /// stand can be removed.
+    pub(crate) fn in_header(&self) -> Option<Referrer> {
+        self.in_header
     }
 
     /// How often `cluster` is referred to.
@@ -50,8 +60,11 @@ impl Watch {
 
 impl Visitor for Watch {
     #[inline]
-    fn reference(&mut self, _: Referrer, offset: HostOffset, bytes: u64, times: u64) {
+    fn reference(&mut self, by: Referrer, offset: HostOffset, bytes: u64, times: u64) {
         let first = self.geometry.host_cluster(offset).get();
+        if first == 0 && bytes > 0 && !is_of_header_or_bitmap(by) {
+            self.in_header = Some(by);
+        }
         let last = offset.get().saturating_add(bytes.saturating_sub(1));
         let last = self.geometry.host_cluster(HostOffset(last)).get();
         // Most references are to guest data, below or above all that is watched.
@@ -68,4 +81,14 @@ impl Visitor for Watch {
 
     /// What is damaged is for `check` to tell.
     fn problem(&mut self, _: Finding) {}
+}
+
+const fn is_of_header_or_bitmap(by: Referrer) -> bool {
+    matches!(
+        by,
+        Referrer::Header
+            | Referrer::BitmapDirectory
+            | Referrer::BitmapTable(_)
+            | Referrer::BitmapData(_)
+    )
 }
