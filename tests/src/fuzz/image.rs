@@ -213,7 +213,7 @@ pub fn image(data: &[u8]) {
                 assert!(bad(&before) || !bad(&after), "the edited bitmap is bad");
                 // A damaged image may show more of its damage after an edit; a sound one
                 // must stay sound.
-                let then = checked_at(&original, storage.size().unwrap());
+                let then = checked_at(&opened, storage.size().unwrap());
                 let now = checked(&storage);
                 if let Some((0, leaks)) = then {
                     let (corruptions, now) = now.expect("what was edited can be checked");
