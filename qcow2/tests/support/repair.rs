@@ -168,16 +168,24 @@ impl Likeness {
         if what.starts_with("mixed") {
             return Self::NoWorse;
         }
-        let left = |side: &Repaired| says(side, "ERROR OFLAG_COPIED");
+        let left = |side: &Repaired| {
+            says(side, "ERROR OFLAG_COPIED")
+                || side.lines.iter().any(|line| {
+                    line.starts_with("ERROR") && line.contains("Preallocated cluster is not")
+                })
+        };
         if repair == Repair::All && left(ours) && !left(theirs) {
             return Self::Guest;
         }
         // It makes the file longer where entries lead beyond its end, throws away what it
-        // can't read of snapshots, and writes damaged bitmaps when it closes the image.
+        // can't read of snapshots, and writes or loses damaged bitmaps when it closes the
+        // image. We keep what more refer to than a refcount can count until the next repair.
         if says(ours, "can't become longer")
             || says(ours, "ERROR snapshot table entry")
             || says(theirs, "Discarding")
             || says(theirs, "qcow2_free_clusters failed")
+            || says(theirs, "Lost persistent bitmaps")
+            || says(ours, "overflow cluster")
         {
             return Self::Guest;
         }
@@ -190,7 +198,6 @@ impl Likeness {
         // the file longer for a refcount block that is beyond its end.
         let apart = says(ours, "leaked clusters are not freed")
             || says(ours, "Table is not cluster aligned")
-            || says(ours, "overflow cluster")
             || says(theirs, "Repairing refcount block");
         match apart {
             true => Self::Verdict,
@@ -224,7 +231,11 @@ fn agree_in(
     let ours = ours(qemu, "ours", repair).unwrap();
     let ours_after = checked(qemu, "ours").unwrap();
     let theirs_after = checked(qemu, "theirs");
-    let likeness = Likeness::of(repair, &ours, &theirs, what);
+    let likeness = match &theirs_after {
+        // Theirs can't be opened any more.
+        None => Likeness::Guest,
+        Some(_) => Likeness::of(repair, &ours, &theirs, what),
+    };
     println!("{likeness:?} {:?} {:?} {what}", ours.fixed, theirs.fixed);
     let dump =
         || format!("{what}\nours {ours:#?}\ntheirs {theirs:#?}\n{ours_after:?}\n{theirs_after:?}");
