@@ -358,14 +358,14 @@ fn repaired(storage: &MemoryStorage) {
             assert!(same, "a repair changed what is at {start}");
         }
     }
+    // Where tables are left that make no sense, right refcounts may show more that is wrong.
     let now = checked(storage);
-    if let (Some((corruptions, _)), Some((worse, _))) = (now, worse) {
-        assert!(
-            corruptions <= worse,
-            "{worse} corruptions became {corruptions}"
-        );
+    if worse.is_some_and(|(corruptions, _)| corruptions == 0) {
+        assert!(now.is_some_and(|(corruptions, _)| corruptions == 0));
     }
     if matches!(outcome.report.verdict(), Verdict::Clean | Verdict::Leaks) {
+        // Of bitmaps there are findings that are none of a repair's.
+        assert!(now.is_some(), "what was repaired can be checked");
         let mut area = HeaderArea::read_for_check(storage).unwrap();
         let again = repair(storage, &mut area, Repair::All, options, &mut |_| {}).unwrap();
         assert!(again.fixed.is_empty(), "{outcome:?}, and then {again:?}");
