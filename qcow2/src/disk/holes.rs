@@ -1,9 +1,9 @@
 //! [`ExtentsAndHoles`]: extents of data, cut where their file has holes.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, io, ops::Range};
 
 use super::{Disk, DiskExt, Extent, ExtentKind, Extents, bad};
-use crate::{Error, Result};
+use crate::{Error, Result, io::Storage};
 
 /// The extents of a range, those of data cut where their file has holes. See
 /// [`DiskExt::extents_and_holes`](super::DiskExt::extents_and_holes).
@@ -13,6 +13,61 @@ pub struct ExtentsAndHoles<'a, D: ?Sized> {
     extents: Extents<'a, D>,
     /// What is left of an extent of data after what was given out.
     rest: Option<Extent>,
+    /// What is known of the file of each layer, by its depth; `None` for those that have
+    /// no holes to speak of.
+    files: BTreeMap<u32, Option<Seen<'a>>>,
+}
+
+/// Stretches of a file after which those seen before are forgotten.
+const MOST_SEEN: usize = 1 << 16;
+
+/// A file, and what was seen of it. To ask takes longer than all the rest of what an
+/// extent takes, and clusters in any order may be in one hole.
+#[derive(Debug)]
+struct Seen<'a> {
+    file: &'a dyn Storage,
+    /// Stretches that don't overlap, by their ends: where each begins, and whether it is a
+    /// hole.
+    stretches: BTreeMap<u64, (u64, bool)>,
+}
+
+impl Seen<'_> {
+    /// Whether there is a hole at `at`, and where that or the data there ends.
+    fn at(&mut self, at: u64) -> io::Result<(bool, u64)> {
+        if let Some((end, (start, hole))) = self.after(at)
+            && start <= at
+        {
+            return Ok((hole, end));
+        }
+        if self.stretches.len() >= MOST_SEEN {
+            self.stretches.clear();
+        }
+        let data = self.file.next_data(at..u64::MAX)?;
+        self.keep(data.clone(), false);
+        self.keep(at..data.start, true);
+        Ok(match data.start > at {
+            true => (true, data.start),
+            false => (false, data.end.max(at.saturating_add(1))),
+        })
+    }
+
+    /// The first stretch that ends after `at`.
+    fn after(&self, at: u64) -> Option<(u64, (u64, bool))> {
+        let behind = self.stretches.range(at.saturating_add(1)..);
+        behind.map(|(end, what)| (*end, *what)).next()
+    }
+
+    /// What is seen anew begins before what was seen of the same stretch.
+    fn keep(&mut self, range: Range<u64>, hole: bool) {
+        if range.is_empty() {
+            return;
+        }
+        let known = self
+            .stretches
+            .entry(range.end)
+            .or_insert((range.start, hole));
+        known.0 = known.0.min(range.start);
+    }
 }
 
 impl<'a, D: Disk + ?Sized> ExtentsAndHoles<'a, D> {
@@ -21,7 +76,31 @@ impl<'a, D: Disk + ?Sized> ExtentsAndHoles<'a, D> {
             disk,
             extents: disk.extents(range),
             rest: None,
+            files: BTreeMap::new(),
         }
+    }
+
+    /// The file of the layer at `depth`, if it is worth to ask it.
+    fn file(&mut self, depth: u32) -> Result<Option<&mut Seen<'a>>> {
+        if !self.files.contains_key(&depth) {
+            let file = match depth.checked_sub(1) {
+                None if self.disk.has_holes()? => self.disk.file(),
+                None => None,
+                Some(depth) => {
+                    let backing = self.disk.backing().and_then(|disk| disk.layer(depth));
+                    match backing {
+                        Some(layer) if layer.has_holes()? => layer.file(),
+                        _ => None,
+                    }
+                }
+            };
+            let seen = file.map(|file| Seen {
+                file: &**file,
+                stretches: BTreeMap::new(),
+            });
+            self.files.insert(depth, seen);
+        }
+        Ok(self.files.get_mut(&depth).and_then(Option::as_mut))
     }
 
     /// Cuts `extent` where the file goes from data to a hole, or back, for the first time.
@@ -29,37 +108,21 @@ impl<'a, D: Disk + ?Sized> ExtentsAndHoles<'a, D> {
         let (ExtentKind::Data, Some(host)) = (extent.kind, extent.host) else {
             return Ok(extent);
         };
-        let file = match extent.depth.checked_sub(1) {
-            None if self.disk.has_holes()? => self.disk.file(),
-            None => return Ok(extent),
-            Some(depth) => {
-                let backing = self.disk.backing().and_then(|disk| disk.layer(depth));
-                match backing {
-                    Some(layer) if layer.has_holes()? => layer.file(),
-                    _ => return Ok(extent),
-                }
-            }
-        };
-        let Some(file) = file else {
+        let Some(file) = self.file(extent.depth)? else {
             return Ok(extent);
         };
-        let range = host.0..host.0.saturating_add(extent.length);
-        let data = file.next_data(range).map_err(|e| {
+        let (hole, end) = file.at(host.0).map_err(|e| {
             let error = Error::io(format!("asking for holes at {host}"))(e);
             bad(extent.start.0, extent.length, error)
         })?;
-        // As seen from the extent's beginning.
-        let start = data.start.saturating_sub(host.0).min(extent.length);
-        let end = data.end.saturating_sub(host.0).min(extent.length);
-        let (hole, length) = match start {
-            0 if end > 0 => (false, end),
-            0 => (true, extent.length),
-            _ => (true, start),
-        };
-        let at = extent.start.0 + length;
+        let length = end.saturating_sub(host.0).min(extent.length);
+        let at = extent.start.0.saturating_add(length);
         self.rest = extent.within(&(at..extent.end()));
-        let first = extent.within(&(extent.start.0..at)).unwrap_or(extent);
-        Ok(Extent { hole, ..first })
+        Ok(Extent {
+            hole,
+            length,
+            ..extent
+        })
     }
 }
 
@@ -72,5 +135,135 @@ impl<D: Disk + ?Sized> Iterator for ExtentsAndHoles<'_, D> {
             None => self.extents.next()?,
         };
         Some(extent.and_then(|extent| self.cut(extent)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        os::unix::fs::FileExt,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use positioned_io::ReadAt;
+
+    use super::*;
+
+    /// Bytes of a block.
+    const BLOCK: u64 = 10;
+
+    /// Has blocks of data and of holes, and counts the questions.
+    #[derive(Debug)]
+    struct Blocks {
+        holes: Vec<bool>,
+        asked: AtomicUsize,
+    }
+
+    impl ReadAt for Blocks {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+    }
+
+    impl Storage for Blocks {
+        fn size(&self) -> io::Result<u64> {
+            Ok(self.holes.len() as u64 * BLOCK)
+        }
+
+        fn write_all_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn zero(&self, _: Range<u64>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn punch_hole(&self, _: Range<u64>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn can_grow(&self) -> bool {
+            false
+        }
+
+        fn allocated_bytes(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn next_data(&self, range: Range<u64>) -> io::Result<Range<u64>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let size = self.size()?;
+            let is = |at: u64, hole: bool| self.holes[usize::try_from(at / BLOCK).unwrap()] == hole;
+            let find = |from: u64, hole: bool| (from..size).find(|at| is(*at, hole));
+            let Some(start) = find(range.start, false) else {
+                return Ok(range.end..range.end);
+            };
+            Ok(start..find(start, true).unwrap_or(size))
+        }
+    }
+
+    #[test]
+    fn each_stretch_is_told_in_any_order_and_asked_for_few_times() {
+        let holes: Vec<bool> = (0..1000).map(|n: u32| n % 100 < 60 || n >= 960).collect();
+        let blocks = Blocks {
+            holes: holes.clone(),
+            asked: AtomicUsize::new(0),
+        };
+        let mut seen = Seen {
+            file: &blocks,
+            stretches: BTreeMap::new(),
+        };
+        // 377 and 10000 have no common divisor: every byte once.
+        for n in 0..10_000 {
+            let at = n * 377 % 10_000;
+            let block = usize::try_from(at / BLOCK).unwrap();
+            let (hole, end) = seen.at(at).unwrap();
+            assert_eq!(hole, holes[block], "{at}");
+            let rest = holes[block..].iter().position(|&other| other != hole);
+            let expected = rest.map(|blocks| (block + blocks) as u64 * BLOCK);
+            assert_eq!(end, expected.unwrap_or(u64::MAX), "{at}");
+        }
+        let asked = blocks.asked.load(Ordering::Relaxed);
+        assert!(asked < 300, "{asked} questions for 20 stretches");
+    }
+
+    #[test]
+    fn a_file_is_told_as_the_system_has_it() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        let file: &File = temp.as_file();
+        file.set_len(1 << 20).unwrap();
+        for at in [65_536_u64, 393_216] {
+            file.write_all_at(&[1; 65_536], at).unwrap();
+        }
+        let storage = crate::io::FileStorage::open(
+            temp.path(),
+            crate::io::Access::ReadOnly,
+            crate::io::LockMode::None,
+        );
+        let storage = storage.unwrap();
+        let mut seen = Seen {
+            file: &storage,
+            stretches: BTreeMap::new(),
+        };
+        for at in [500_000, 400_000, 70_000, 0, 300_000, 131_072, 65_536] {
+            let (hole, end) = seen.at(at).unwrap();
+            let expected = match at {
+                0..65_536 => (true, 65_536),
+                65_536..131_072 => (false, 131_072),
+                131_072..393_216 => (true, 393_216),
+                393_216..458_752 => (false, 458_752),
+                _ => (true, u64::MAX),
+            };
+            assert_eq!((hole, end), expected, "{at}");
+        }
     }
 }
