@@ -1,9 +1,6 @@
 //! `map`: which parts of a disk are data or zeros, and where they are.
 
-use std::{
-    ffi::OsString,
-    io::{self, Write},
-};
+use std::{ffi::OsString, io::Write};
 
 use clap::{Args, ValueHint};
 
@@ -170,44 +167,65 @@ fn file_name(disk: &dyn Disk, depth: u32) -> String {
     escape_control(&path.unwrap_or_default()).into_owned()
 }
 
+/// Bytes after which what was made is written.
+const PORTION: usize = 1 << 16;
+
 fn json(out: &mut impl Write, disk: &dyn Disk, start: u64, end: u64) -> Result<(), Failure> {
-    out.write_all(b"[")?;
-    each_extent(disk, start, end, |extent, more| {
-        item(out, Some(extent), start)?;
-        Ok(out.write_all(if more { b",\n" } else { b"" })?)
-    })?;
-    if start >= end.min(disk.size()) {
-        // Of nothing one thing is said.
-        item(out, None, start)?;
+    // There may be millions: what a line takes is what the command takes.
+    let mut text = b"[".to_vec();
+    let told = each_extent(disk, start, end, |extent, more| {
+        item(&mut text, Some(extent), start);
+        if more {
+            text.extend_from_slice(b",\n");
+        }
+        if text.len() >= PORTION {
+            out.write_all(&text)?;
+            text.clear();
+        }
+        Ok(())
+    });
+    if told.is_ok() {
+        if start >= end.min(disk.size()) {
+            // Of nothing one thing is said.
+            item(&mut text, None, start);
+        }
+        text.extend_from_slice(b"]\n");
     }
-    Ok(out.write_all(b"]\n")?)
+    out.write_all(&text)?;
+    told
 }
 
-/// One extent on one line; of an empty range that there is nothing. There may be millions.
-fn item(out: &mut impl Write, extent: Option<&Extent>, start: u64) -> io::Result<()> {
+/// One extent on one line; of an empty range that there is nothing.
+fn item(text: &mut Vec<u8>, extent: Option<&Extent>, start: u64) {
     let mut number = itoa::Buffer::new();
-    let mut put = |key: &[u8], value: u64| {
-        out.write_all(key)?;
-        out.write_all(number.format(value).as_bytes())
+    let mut put = |text: &mut Vec<u8>, key: &[u8], value: u64| {
+        text.extend_from_slice(key);
+        text.extend_from_slice(number.format(value).as_bytes());
     };
-    put(b"{ \"start\": ", extent.map_or(start, |e| e.start.get()))?;
-    put(b", \"length\": ", extent.map_or(0, |e| e.length))?;
-    put(b", \"depth\": ", extent.map_or(0, |e| e.depth.into()))?;
-    let is = |what: fn(&Extent) -> bool| extent.is_some_and(what);
-    let present = is(|extent| extent.kind != ExtentKind::Unallocated);
-    let data = is(|extent| extent.kind == ExtentKind::Data);
-    for (key, value) in [
-        (&b", \"present\": "[..], present),
-        (b", \"zero\": ", is(Extent::reads_as_zeros)),
-        (b", \"data\": ", data),
-        (b", \"compressed\": ", is(|extent| extent.compressed)),
-    ] {
-        out.write_all(key)?;
-        out.write_all(if value { b"true" } else { b"false" })?;
-    }
+    let at = extent.map_or(start, |e| e.start.get());
+    put(text, b"{ \"start\": ", at);
+    put(text, b", \"length\": ", extent.map_or(0, |e| e.length));
+    put(text, b", \"depth\": ", extent.map_or(0, |e| e.depth.into()));
+    let kind = extent.map(|extent| extent.kind);
+    let present = !matches!(kind, None | Some(ExtentKind::Unallocated));
+    text.extend_from_slice(match present {
+        true => b", \"present\": true, \"zero\": ",
+        false => b", \"present\": false, \"zero\": ",
+    });
+    text.extend_from_slice(match extent.is_some_and(Extent::reads_as_zeros) {
+        true => b"true, \"data\": ",
+        false => b"false, \"data\": ",
+    });
+    text.extend_from_slice(match kind == Some(ExtentKind::Data) {
+        true => b"true, \"compressed\": ",
+        false => b"false, \"compressed\": ",
+    });
+    text.extend_from_slice(match extent.is_some_and(|extent| extent.compressed) {
+        true => b"true",
+        false => b"false",
+    });
     if let Some(host) = extent.and_then(|extent| extent.host) {
-        out.write_all(b", \"offset\": ")?;
-        out.write_all(number.format(host.get()).as_bytes())?;
+        put(text, b", \"offset\": ", host.get());
     }
-    out.write_all(b"}")
+    text.push(b'}');
 }
