@@ -7,8 +7,8 @@ use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
     cmd::{
-        bench, bitmap, check, compare, completions, create, info, man, map, measure, migrate,
-        stream,
+        bench, bitmap, check, compare, completions, convert, create, info, man, map, measure,
+        migrate, stream,
     },
     error::Failure,
     exit::Exit,
@@ -59,6 +59,7 @@ enum Verb {
     Check(check::CheckArgs),
     Compare(compare::CompareArgs),
     Completions(completions::CompletionsArgs),
+    Convert(convert::ConvertArgs),
     Create(create::CreateArgs),
     Info(info::InfoArgs),
     Man(man::ManArgs),
@@ -124,6 +125,7 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
         "check" => dispatch::<check::CheckArgs>(words),
         "compare" => dispatch::<compare::CompareArgs>(words),
         "completions" => dispatch::<completions::CompletionsArgs>(words),
+        "convert" => dispatch::<convert::ConvertArgs>(words),
         "create" => dispatch::<create::CreateArgs>(words),
         "info" => dispatch::<info::InfoArgs>(words),
         "man" => dispatch::<man::ManArgs>(words),

@@ -10,12 +10,13 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "bench",
     "bitmap",
     "check",
     "compare",
     "completions",
+    "convert",
     "create",
     "info",
     "man",

@@ -13,6 +13,7 @@ mod bench;
 mod bitmap;
 mod check;
 mod compare;
+mod convert;
 mod create;
 mod dirty;
 mod images;

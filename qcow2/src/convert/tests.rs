@@ -37,8 +37,9 @@ fn content(seed: u64) -> Vec<u8> {
         let bits = 6 + random(12);
         let len = random(1 << bits).min(SIZE - at);
         let value = random(256).to_le_bytes()[0];
+        let spread = [1, 4, 256][random(3)];
         for byte in &mut bytes[at..at + len] {
-            *byte = value | random(4).to_le_bytes()[0];
+            *byte = value | random(spread).to_le_bytes()[0];
         }
     }
     bytes

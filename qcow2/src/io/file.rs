@@ -62,6 +62,15 @@ impl FileStorage {
         Ok((Self::new(file, path, LockMode::Create)?, is_new))
     }
 
+    /// A file that is open already, called `path` in messages.
+    pub(super) fn from_file(file: File, path: &Path, mode: LockMode) -> Result<Self> {
+        Self::new(file, path, mode)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn new(file: File, path: &Path, mode: LockMode) -> Result<Self> {
         let metadata = file
             .metadata()

@@ -2,7 +2,7 @@
 
 mod backing;
 pub(super) mod options;
-mod plan;
+pub(super) mod plan;
 
 use std::{ffi::OsString, io::Write as _, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -81,13 +81,13 @@ pub(crate) struct CreateArgs {
 
 /// A format that can be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub(super) enum Format {
     Qcow2,
     Raw,
 }
 
 impl Format {
-    fn named(name: &str) -> Option<Self> {
+    pub(super) fn named(name: &str) -> Option<Self> {
         match Driver::named(name)? {
             Driver::Qcow2 => Some(Self::Qcow2),
             Driver::Raw | Driver::Protocol(Protocol::File) => Some(Self::Raw),
@@ -95,7 +95,7 @@ impl Format {
         }
     }
 
-    const fn schema(self) -> Schema {
+    pub(super) const fn schema(self) -> Schema {
         match self {
             Self::Qcow2 => options::QCOW2,
             Self::Raw => options::RAW,

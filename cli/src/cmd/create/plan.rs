@@ -58,7 +58,7 @@ const BACKING_FORMATS: [&str; 42] = [
 ///
 /// # Errors
 /// A value that an option doesn't take, in qemu-img's words.
-pub(super) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<CreateOptions, String> {
+pub(in crate::cmd) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<CreateOptions, String> {
     let version = match values.text("compat") {
         None | Some("1.1" | "v3") => Version::V3,
         Some("0.10" | "v2") => Version::V2,
@@ -119,7 +119,7 @@ pub(super) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<CreateOptions
 ///
 /// # Errors
 /// As by `qcow2()` above.
-pub(super) fn raw(values: &Values) -> Result<RawOptions, String> {
+pub(in crate::cmd) fn raw(values: &Values) -> Result<RawOptions, String> {
     let preallocation = match values.text("preallocation") {
         None | Some("off") => Preallocation::Off,
         Some("metadata") => Preallocation::Metadata,

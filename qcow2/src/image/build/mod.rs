@@ -386,11 +386,11 @@ impl Builder {
         bitmap: SubclusterBitmap,
         bytes: Range<usize>,
     ) {
-        if !self.geometry.extended_l2() {
+        if !self.geometry.extended_l2() || bitmap.allocated() == u32::MAX {
             prepared.write(host, false, bytes);
             return;
         }
-        let unit = usize::try_from(self.unit_size()).unwrap_or(0);
+        let unit = bytes.len() / SUBCLUSTERS as usize;
         for index in 0..SUBCLUSTERS {
             if bitmap.allocated() >> index & 1 == 1 {
                 let skip = unit * index as usize;
@@ -454,6 +454,15 @@ impl Builder {
             let part = part.ok_or_else(|| {
                 Error::Refused("a piece was stored with fewer bytes than prepared".into())
             })?;
+            // A data file is as long as the disk.
+            let part = match self.data_file {
+                Some(_) => {
+                    let inside = self.size.saturating_sub(write.host.0);
+                    let inside = usize::try_from(inside).unwrap_or(usize::MAX);
+                    part.get(..inside).unwrap_or(part)
+                }
+                None => part,
+            };
             self.data_storage()
                 .write_all_at(write.host.0, part)
                 .map_err(Error::io(format!("writing data at {}", write.host)))?;

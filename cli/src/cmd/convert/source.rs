@@ -1,0 +1,73 @@
+//! The sources: opened, the snapshot chosen, one behind the other.
+
+use std::{ffi::OsString, sync::Arc};
+
+use qcow2::{Image, convert::Concat, disk::Disk};
+
+use super::ConvertArgs;
+use crate::{
+    cmd,
+    disk::{self, Source},
+    error::Failure,
+    opts::SnapshotParam,
+};
+
+/// What is copied.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// The images with their names.
+    images: Vec<(OsString, Source)>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Sources {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// In qemu-img's words.
+    pub(super) fn open(
+        args: &ConvertArgs,
+        files: &[OsString],
+        snapshot: Option<&SnapshotParam>,
+    ) -> Result<Self, Failure> {
+        let image_opts = args.image_opts || args.source_image_opts;
+        let format = args.source_format.as_deref();
+        let mut images = Vec::with_capacity(files.len());
+        for file in files {
+            cmd::exclusive(format, image_opts)?;
+            let mut spec = cmd::image_spec(file, format, image_opts)?;
+            cmd::share(&mut spec, args.force_share)?;
+            images.push((file.clone(), disk::open_source(&spec)?));
+        }
+        let disk: Arc<dyn Disk> = match (images.as_slice(), snapshot) {
+            ([(_, only)], None) => only.disk(),
+            ([(_, only)], Some(which)) => only.snapshot(which)?,
+            (_, Some(_)) => return Err("No support for concatenating multiple snapshot".into()),
+            (several, None) => {
+                let disks = several.iter().map(|(_, source)| source.disk());
+                let whole = Concat::new(disks.collect()).map_err(|e| e.to_string())?;
+                Arc::new(whole)
+            }
+        };
+        Ok(Self { images, disk })
+    }
+
+    /// The disk that they make.
+    pub(super) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    pub(super) fn are_several(&self) -> bool {
+        self.images.len() > 1
+    }
+
+    /// Those that are qcow2 images, with their names.
+    pub(super) fn qcow2(&self) -> impl Iterator<Item = (&OsString, &Arc<Image>)> {
+        self.images
+            .iter()
+            .filter_map(|(name, source)| match source {
+                Source::Qcow2(image) => Some((name, image)),
+                Source::Raw(_) => None,
+            })
+    }
+}

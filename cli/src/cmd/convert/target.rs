@@ -1,0 +1,529 @@
+//! The target: planned, made or opened, filled, and given its name.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use qcow2::{
+    BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
+    convert::Target,
+    disk::{Disk, DiskMut, RawDisk},
+    image::{
+        GuestWriter,
+        build::Builder,
+        create::{CreateOptions, Preallocation, RawOptions},
+    },
+    io::{Access, FileStorage, LockMode, NewFile, Storage},
+};
+
+use super::{ConvertArgs, request, source::Sources};
+use crate::{
+    args::Context,
+    cmd::{
+        self, beside,
+        create::{Format, plan},
+    },
+    disk,
+    error::{Failure, chain, os_text},
+    image,
+    opts::{Backing, Driver, ImageSpec, Value, Values, parse_path},
+};
+
+/// What the target is to be.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// As it was given.
+    name: OsString,
+    /// As it was given.
+    format: String,
+    compress: bool,
+    size: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Qcow2 {
+        path: PathBuf,
+        options: CreateOptions,
+        /// The file behind it, and its format.
+        backing: Option<(OsString, String)>,
+    },
+    Raw {
+        path: PathBuf,
+        options: RawOptions,
+    },
+    /// It is there (`-n`).
+    There {
+        spec: Box<ImageSpec>,
+        is_zero: bool,
+        over_backing: bool,
+    },
+}
+
+impl Plan {
+    /// Checks what was asked for; nothing is touched.
+    ///
+    /// # Errors
+    /// In qemu-img's words.
+    pub(super) fn new(
+        args: &ConvertArgs,
+        sources: &Sources,
+        name: &OsString,
+        context: &Context,
+    ) -> Result<Self, Failure> {
+        let size = sources.disk().size();
+        let given = args.target_format.clone();
+        let format = given.clone().unwrap_or_else(|| "raw".into());
+        let mut values = None;
+        let mut backing = args.backing.clone();
+        if !args.no_create {
+            let kind = Format::named(&format);
+            let kind = kind.ok_or_else(|| format!("Unknown file format '{format}'"))?;
+            let made = values.insert(options(args, kind, &format, size)?);
+            backing = made.text("backing_file").map(ToOwned::to_owned);
+        }
+        let backing_format = match &values {
+            Some(values) => values.text("backing_fmt").map(ToOwned::to_owned),
+            None => args.backing_format.clone(),
+        };
+        if backing.is_some() && backing_format.is_none() {
+            return Err("Use of backing file requires explicit backing format".into());
+        }
+        if sources.are_several() && backing.is_some() {
+            let text = "Having a backing file for the target makes no sense when concatenating \
+                        multiple input images";
+            return Err(text.into());
+        }
+        if args.compress {
+            check_compression(&format, args, values.as_ref())?;
+        }
+        if args.bitmaps {
+            super::bitmaps::check(sources, args.skip_broken_bitmaps)?;
+        }
+        request::check_target_cache(args)?;
+        let what = match values {
+            None => {
+                cmd::exclusive(given.as_deref(), args.target_image_opts)?;
+                let format = (!args.target_image_opts).then_some(format.as_str());
+                let spec = cmd::image_spec(name, format, args.target_image_opts)?;
+                What::There {
+                    spec: Box::new(spec),
+                    is_zero: args.target_is_zero,
+                    over_backing: backing.is_some(),
+                }
+            }
+            Some(values) => {
+                let about = |text: String| converting(name, &format, text);
+                let path = PathBuf::from(parse_path(name).map_err(about)?.path);
+                new_target(&values, path, &format, context, backing.zip(backing_format))
+                    .map_err(about)?
+            }
+        };
+        let keeps_bitmaps = match &what {
+            What::Qcow2 { options, .. } => options.version == qcow2::image::create::Version::V3,
+            What::Raw { .. } => false,
+            What::There { spec, .. } => spec.driver == Some(Driver::Qcow2),
+        };
+        if args.bitmaps && !keeps_bitmaps {
+            let text = format!("Format driver '{format}' does not support bitmaps");
+            return Err(text.into());
+        }
+        Ok(Self {
+            name: name.clone(),
+            format,
+            compress: args.compress,
+            size,
+            what,
+        })
+    }
+
+    /// Makes or opens it.
+    ///
+    /// # Errors
+    /// In qemu-img's words.
+    pub(super) fn open(self) -> Result<Opened, Failure> {
+        let about = |path: &Path| {
+            let (name, format, path) = (self.name.clone(), self.format.clone(), path.to_owned());
+            move |error: Error| converting(&name, &format, image::words(&error, &path))
+        };
+        match self.what {
+            What::Qcow2 {
+                path,
+                options,
+                backing,
+            } => {
+                options.validate().map_err(about(&path))?;
+                let base = match &backing {
+                    None => None,
+                    Some((file, format)) => Some(open_base(&self.name, file, format)?),
+                };
+                let mut data_file = None;
+                if let Some(name) = options.data_file.as_deref() {
+                    let name = Path::new(OsStr::from_bytes(name));
+                    let file = NewFile::create(name).map_err(about(name))?;
+                    clear(&file, self.size).map_err(about(name))?;
+                    data_file = Some(file);
+                }
+                let file = NewFile::create(&path).map_err(about(&path))?;
+                if options.nocow {
+                    // As for create: where it isn't known it isn't missed.
+                    file.storage().set_no_copy_on_write().ok();
+                }
+                let storage = Arc::clone(file.storage()) as Arc<dyn Storage>;
+                let data = data_file.as_ref();
+                let data = data.map(|file| Arc::clone(file.storage()) as Arc<dyn Storage>);
+                let builder = Builder::new(storage, data, options, self.compress);
+                Ok(Opened::Qcow2 {
+                    builder: Box::new(builder.map_err(about(&path))?),
+                    base,
+                    file,
+                    data_file,
+                })
+            }
+            What::Raw { path, options } => {
+                let file = NewFile::create(&path).map_err(about(&path))?;
+                if options.nocow {
+                    file.storage().set_no_copy_on_write().ok();
+                }
+                let is_zero = clear(&file, self.size).map_err(about(&path))?;
+                let storage = Arc::clone(file.storage());
+                let reserved = match options.preallocation {
+                    Preallocation::Off | Preallocation::Metadata => Ok(()),
+                    Preallocation::Falloc => storage.allocate(0..self.size),
+                    Preallocation::Full => storage.write_zeros(0..self.size),
+                };
+                reserved.map_err(|e| converting(&self.name, &self.format, os_text(&e)))?;
+                let disk = RawDisk::new_writable(&path.to_string_lossy(), storage);
+                Ok(Opened::Raw {
+                    disk: disk.map_err(about(&path))?,
+                    is_zero,
+                    file,
+                })
+            }
+            What::There {
+                spec,
+                is_zero,
+                over_backing,
+            } => {
+                let disk =
+                    open_there(&spec).map_err(|message| cmd::open_failure(&spec.given, message))?;
+                if disk.disk().size() < self.size {
+                    return Err("output file is smaller than input file".into());
+                }
+                if self.compress {
+                    let text = "Compressing into an image that is there is not supported";
+                    return Err(text.into());
+                }
+                Ok(Opened::There {
+                    disk,
+                    is_zero,
+                    over_backing,
+                })
+            }
+        }
+    }
+}
+
+fn converting(name: &OsStr, format: &str, message: String) -> Failure {
+    let name = name.to_string_lossy();
+    Failure::Message(format!(
+        "{name}: error while converting {format}: {message}"
+    ))
+}
+
+/// The options of a new image.
+fn options(args: &ConvertArgs, kind: Format, format: &str, size: u64) -> Result<Values, Failure> {
+    let mut values = kind.schema().parse(&args.options.join(","))?;
+    values.put("size", Value::Size(size));
+    for (given, option, what) in [
+        (&args.backing, "backing_file", "Backing file"),
+        (&args.backing_format, "backing_fmt", "Backing file format"),
+    ] {
+        let Some(text) = given else { continue };
+        if !values.accepts(option) {
+            return Err(format!("{what} not supported for file format '{format}'").into());
+        }
+        values.put(option, Value::Text(text.clone()));
+    }
+    Ok(values)
+}
+
+fn check_compression(
+    format: &str,
+    args: &ConvertArgs,
+    values: Option<&Values>,
+) -> Result<(), Failure> {
+    if !args.target_image_opts && Format::named(format) != Some(Format::Qcow2) {
+        return Err("Compression not supported for this file format".into());
+    }
+    let Some(values) = values else {
+        return Ok(());
+    };
+    if values.flag("encryption") || values.text("encrypt.format").is_some() {
+        return Err("Compression and encryption not supported at the same time".into());
+    }
+    let preallocates = values
+        .text("preallocation")
+        .is_some_and(|mode| mode != "off");
+    if preallocates {
+        return Err("Compression and preallocation not supported at the same time".into());
+    }
+    Ok(())
+}
+
+fn new_target(
+    values: &Values,
+    path: PathBuf,
+    format: &str,
+    context: &Context,
+    backing: Option<(String, String)>,
+) -> Result<What, String> {
+    match Format::named(format) {
+        Some(Format::Qcow2) => Ok(What::Qcow2 {
+            path,
+            options: plan::qcow2(values, &context.secrets)?,
+            backing: backing.map(|(file, format)| (file.into(), format)),
+        }),
+        _ => {
+            let options = plan::raw(values)?;
+            if options.preallocation == Preallocation::Metadata {
+                return Err("Unsupported preallocation mode: metadata".into());
+            }
+            Ok(What::Raw { path, options })
+        }
+    }
+}
+
+/// The disk behind the target called `name`.
+fn open_base(name: &OsStr, file: &OsStr, format: &str) -> Result<Arc<dyn Disk>, Failure> {
+    let failed = |message: String| {
+        cmd::open_failure(name, format!("Could not open backing file: {message}"))
+    };
+    let path = beside(name, file.as_bytes());
+    let spec = ImageSpec::from_name(&path, Some(format)).map_err(failed)?;
+    let source = disk::open_named(&spec).map_err(failed)?;
+    Ok(source.disk())
+}
+
+/// Has a new file read as zeros, `size` bytes of them; whether it does.
+fn clear(file: &NewFile, size: u64) -> qcow2::Result<bool> {
+    let storage = file.storage();
+    let resizing = || Error::io("setting the target's length");
+    if !storage.can_grow() {
+        let there = storage.size().map_err(resizing())?;
+        if there < size {
+            return Err(Error::Refused("Cannot grow device files".into()));
+        }
+        return Ok(false);
+    }
+    if file.is_in_place() {
+        storage.set_len(0).map_err(resizing())?;
+    }
+    storage.set_len(size).map_err(resizing())?;
+    Ok(true)
+}
+
+/// A disk that is there, open for writing.
+#[derive(Debug)]
+pub(super) enum There {
+    Raw(RawDisk),
+    Qcow2(Box<GuestWriter>),
+}
+
+impl There {
+    fn disk(&self) -> &dyn DiskMut {
+        match self {
+            Self::Raw(disk) => disk,
+            Self::Qcow2(disk) => &**disk,
+        }
+    }
+}
+
+fn open_there(spec: &ImageSpec) -> Result<There, String> {
+    let path = Path::new(&spec.file.path);
+    let failed = |error: Error| image::words(&error, path);
+    if spec.read_only {
+        return Err("Block node is read-only".into());
+    }
+    let file = FileStorage::open(path, Access::ReadWrite, LockMode::ReadWrite).map_err(failed)?;
+    image::protocol(&file, path, spec)?;
+    let driver = match spec.driver {
+        Some(driver) => driver,
+        None => image::probe(&file)?,
+    };
+    if driver != Driver::Qcow2 {
+        let disk = RawDisk::new_writable(&path.to_string_lossy(), Arc::new(file));
+        return Ok(There::Raw(disk.map_err(failed)?));
+    }
+    let options = OpenOptions::new()
+        .writable(true)
+        .backing(match spec.backing {
+            Backing::Header => BackingPolicy::Follow,
+            Backing::Nothing => BackingPolicy::Ignore,
+        })
+        .data_file(match &spec.data_file {
+            Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
+            None => DataFilePolicy::Follow,
+        });
+    let image = options.open_file(file).map_err(failed)?;
+    let writer = image.into_writer().map_err(failed)?;
+    Ok(There::Qcow2(Box::new(writer)))
+}
+
+/// A target that can be filled.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Qcow2 {
+        builder: Box<Builder>,
+        base: Option<Arc<dyn Disk>>,
+        file: NewFile,
+        data_file: Option<NewFile>,
+    },
+    Raw {
+        disk: RawDisk,
+        is_zero: bool,
+        file: NewFile,
+    },
+    There {
+        disk: There,
+        is_zero: bool,
+        over_backing: bool,
+    },
+}
+
+/// A target that holds the disk.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// It has its name.
+    There,
+    /// An image that was there, and can still be changed.
+    Image(Box<Image>),
+    /// It has no name yet.
+    New {
+        file: NewFile,
+        data_file: Option<NewFile>,
+    },
+}
+
+fn failed(error: &Error) -> Failure {
+    Failure::Message(chain(error))
+}
+
+impl Opened {
+    /// Has `copy` fill it.
+    ///
+    /// # Errors
+    /// Those of `copy`, and of completing it.
+    pub(super) fn fill(
+        self,
+        copy: impl FnOnce(Target<'_>) -> Result<(), Failure>,
+        durable: bool,
+    ) -> Result<Written, Failure> {
+        match self {
+            Self::Qcow2 {
+                builder,
+                base,
+                file,
+                data_file,
+            } => {
+                copy(Target::New {
+                    builder: &builder,
+                    base: base.as_deref(),
+                })?;
+                builder.finish(durable).map_err(|e| failed(&e))?;
+                Ok(Written::New { file, data_file })
+            }
+            Self::Raw {
+                disk,
+                is_zero,
+                file,
+            } => {
+                copy(Target::Disk {
+                    disk: &disk,
+                    is_zero,
+                    base: None,
+                })?;
+                if durable {
+                    disk.flush().map_err(|e| failed(&e))?;
+                }
+                Ok(Written::New {
+                    file,
+                    data_file: None,
+                })
+            }
+            Self::There {
+                disk,
+                is_zero,
+                over_backing,
+            } => {
+                let writable = disk.disk();
+                let base = writable.backing().filter(|_| over_backing).cloned();
+                copy(Target::Disk {
+                    disk: writable,
+                    is_zero,
+                    base: base.as_deref(),
+                })?;
+                match disk {
+                    There::Raw(disk) => {
+                        if durable {
+                            disk.flush().map_err(|e| failed(&e))?;
+                        }
+                        Ok(Written::There)
+                    }
+                    There::Qcow2(writer) => {
+                        let image = writer.close().map_err(|e| failed(&e))?;
+                        Ok(Written::Image(Box::new(image)))
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Written {
+    /// Has `edit` change the image, which is one.
+    ///
+    /// # Errors
+    /// Those of `edit`.
+    pub(super) fn edit(
+        self,
+        edit: impl FnOnce(&mut Image) -> Result<(), String>,
+    ) -> Result<Self, Failure> {
+        match self {
+            Self::There => Err("The target is no image".into()),
+            Self::Image(mut image) => {
+                edit(&mut image)?;
+                Ok(Self::Image(image))
+            }
+            Self::New { file, data_file } => {
+                let storage = Arc::clone(file.storage()) as Arc<dyn Storage>;
+                let options = OpenOptions::new().writable(true);
+                let image = options.open_storage("the target", storage);
+                let mut image = image.map_err(|e| failed(&e))?;
+                if let Some(data_file) = &data_file {
+                    image = image.with_data_file(Arc::clone(data_file.storage()) as _);
+                }
+                edit(&mut image)?;
+                Ok(Self::New { file, data_file })
+            }
+        }
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(super) fn finish(self, durable: bool) -> Result<(), Failure> {
+        let Self::New { file, data_file } = self else {
+            return Ok(());
+        };
+        if let Some(data_file) = data_file {
+            data_file.publish(durable).map_err(|e| failed(&e))?;
+        }
+        file.publish(durable).map_err(|e| failed(&e))
+    }
+}
