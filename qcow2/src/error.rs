@@ -99,6 +99,10 @@ pub enum Error {
         holder: Option<String>,
     },
 
+    /// The secret opens none of the key slots of an encrypted image.
+    #[error("Invalid password, cannot unlock any keyslot")]
+    InvalidPassword,
+
     /// The request can't be met; the text says why. Nothing was written.
     #[error("{0}")]
     Refused(String),

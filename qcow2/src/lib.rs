@@ -20,6 +20,7 @@ pub mod check;
 pub mod compare;
 mod compress;
 pub mod convert;
+pub mod crypt;
 pub mod disk;
 mod error;
 pub mod format;

@@ -1,5 +1,5 @@
-//! The LUKS header (version 1) of an encrypted image, for showing it. It stands
-//! where the encryption header extension says.
+//! The LUKS header (version 1) of an encrypted image. It stands where the encryption
+//! header extension says.
 //!
 //! ```text
 //!   0  magic "LUKS\xba\xbe"     108  key_bytes
@@ -36,8 +36,12 @@ const SLOT_DISABLED: u32 = 0x0000_dead;
 /// Offsets are in sectors of 512 bytes, whatever the disk's are.
 const SECTOR: u64 = 512;
 
-/// The parts of the header that can be shown. Names are bytes of the image, to be
-/// escaped before printing.
+/// Bytes of a salt.
+pub const SALT: usize = 32;
+/// Bytes of the master key's digest.
+pub const DIGEST: usize = 20;
+
+/// The header. Names are bytes of the image, to be escaped before printing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LuksHeader {
     /// Cipher, such as `aes`.
@@ -50,6 +54,10 @@ pub struct LuksHeader {
     pub payload_offset: u64,
     /// Bytes of the master key.
     pub key_bytes: u32,
+    /// Digest of the master key: PBKDF2 with [`hash`](Self::hash) over it.
+    pub master_key_digest: [u8; DIGEST],
+    /// The digest's salt.
+    pub master_key_salt: [u8; SALT],
     /// Iterations of the master key's digest.
     pub master_key_iterations: u32,
     /// UUID as text.
@@ -65,6 +73,8 @@ pub struct LuksSlot {
     pub active: bool,
     /// Iterations of key derivation.
     pub iterations: u32,
+    /// Salt of key derivation.
+    pub salt: [u8; SALT],
     /// Where the key material is, in bytes from the start of the LUKS header.
     pub key_offset: u64,
     /// Stripes of the anti-forensic splitting.
@@ -79,6 +89,16 @@ fn text<'a>(
     context(
         field,
         take(len).map(|bytes: &[u8]| bytes.split(|b| *b == 0).next().unwrap_or_default().to_vec()),
+    )
+}
+
+/// Bytes as they are.
+fn array<'a, const N: usize>(
+    field: &'static str,
+) -> impl Parser<&'a [u8], Output = [u8; N], Error = super::parse::Located<'a>> {
+    context(
+        field,
+        take(N).map(|bytes: &[u8]| bytes.first_chunk().copied().unwrap_or([0; N])),
     )
 }
 
@@ -104,7 +124,7 @@ fn slot_state(raw: u32) -> Result<bool, Bad> {
 fn slot(input: &[u8]) -> Parse<'_, LuksSlot> {
     let (rest, active) = context("key slot state", map_res(be_u32, slot_state)).parse(input)?;
     let (rest, iterations) = context("key slot iterations", be_u32).parse(rest)?;
-    let (rest, _) = context("key slot salt", take(32_usize)).parse(rest)?;
+    let (rest, salt) = array("key slot salt").parse(rest)?;
     let (rest, key_offset) = context("key material offset", be_u32).parse(rest)?;
     let (rest, stripes) = context("stripes", be_u32).parse(rest)?;
     let key_offset = u64::from(key_offset) * SECTOR;
@@ -113,6 +133,7 @@ fn slot(input: &[u8]) -> Parse<'_, LuksSlot> {
         LuksSlot {
             active,
             iterations,
+            salt,
             key_offset,
             stripes,
         },
@@ -127,7 +148,8 @@ fn header(input: &[u8]) -> Parse<'_, LuksHeader> {
     let (rest, hash) = text("hash_spec", 32).parse(rest)?;
     let (rest, payload_offset) = context("payload_offset", be_u32).parse(rest)?;
     let (rest, key_bytes) = context("key_bytes", be_u32).parse(rest)?;
-    let (rest, _) = context("master key digest and salt", take(52_usize)).parse(rest)?;
+    let (rest, master_key_digest) = array("master key digest").parse(rest)?;
+    let (rest, master_key_salt) = array("master key salt").parse(rest)?;
     let (rest, master_key_iterations) = context("master key iterations", be_u32).parse(rest)?;
     let (mut rest, uuid) = text("uuid", 40).parse(rest)?;
     let mut slots = [LuksSlot::default(); SLOTS];
@@ -140,6 +162,8 @@ fn header(input: &[u8]) -> Parse<'_, LuksHeader> {
         hash,
         payload_offset: u64::from(payload_offset) * SECTOR,
         key_bytes,
+        master_key_digest,
+        master_key_salt,
         master_key_iterations,
         uuid,
         slots,
@@ -248,6 +272,7 @@ mod tests {
         let first = LuksSlot {
             active: true,
             iterations: 37534,
+            salt: [0; SALT],
             key_offset: 0x200 * 512,
             stripes: 4000,
         };

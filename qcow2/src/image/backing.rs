@@ -144,6 +144,7 @@ impl OpenOptions {
                         _ => DataFilePolicy::Follow,
                     },
                     metadata_only: false,
+                    secrets: self.secrets.behind(),
                     ..self.clone()
                 };
                 Ok(Arc::new(options.open_in_chain(file, chain)?))

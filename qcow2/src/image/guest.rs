@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     addr::GuestOffset,
     compress::Decompressor,
+    crypt::DataCipher,
     disk::{Disk, DiskExt, Extent, ExtentKind, SECTOR, bad},
     format::{CryptMethod, Header},
     io::Storage,
@@ -33,6 +34,8 @@ pub(crate) struct Guest {
     pub(super) decompressor: Decompressor,
     pub(super) clusters: ClusterCache,
     pub(super) backing: Backing,
+    /// For an encrypted image that was opened with its secret.
+    pub(super) cipher: Option<DataCipher>,
     has_holes: OnceLock<bool>,
 }
 
@@ -61,6 +64,7 @@ impl Guest {
             decompressor: Decompressor::new(header.compression_type),
             clusters: ClusterCache::default(),
             backing,
+            cipher: None,
             has_holes: OnceLock::new(),
         }
     }
@@ -115,6 +119,25 @@ impl Image {
         })
     }
 
+    /// Whether guest data is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.header().crypt_method != CryptMethod::None
+    }
+
+    /// What guest data is encrypted with; `None` if it isn't.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if it is, and the image was opened without its secret.
+    pub(super) fn cipher(&self) -> Result<Option<&DataCipher>> {
+        match &self.guest.cipher {
+            None if self.is_encrypted() => {
+                let name = &self.name;
+                Err(Error::Unsupported(format!("'{name}' is encrypted")))
+            }
+            cipher => Ok(cipher.as_ref()),
+        }
+    }
+
     /// The disk behind this one; `None` where there is none.
     ///
     /// # Errors
@@ -162,13 +185,13 @@ impl View<'_> {
 
     fn extent(&self, stretch: &Stretch, mapped: Mapped) -> Extent {
         let (kind, host) = match mapped {
-            // What is at its place isn't what the guest sees.
-            Mapped::Data { .. } if self.is_encrypted() => (ExtentKind::Data, None),
             Mapped::Data { host } => (ExtentKind::Data, Some(host)),
             Mapped::Compressed { .. } => (ExtentKind::Data, None),
             Mapped::Zero { host } => (ExtentKind::Zero, host),
             Mapped::Unallocated { host } => (ExtentKind::Unallocated, host),
         };
+        // What is there isn't what the guest sees.
+        let host = host.filter(|_| !self.image.is_encrypted());
         Extent {
             start: GuestOffset(stretch.start),
             length: stretch.length,
@@ -178,10 +201,6 @@ impl View<'_> {
             hole: false,
             depth: 0,
         }
-    }
-
-    pub(super) fn is_encrypted(&self) -> bool {
-        self.image.header().crypt_method != CryptMethod::None
     }
 
     /// Tells what the backing file has of a stretch that isn't allocated here; whether all

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Error, Image, Result,
     check::{CheckOptions, Fixed, Repair, RepairEvent, repair},
+    crypt::Secrets,
     format::{HeaderArea, Incompatible},
     io::{Access, FileStorage, LockMode, Storage},
 };
@@ -64,6 +65,7 @@ pub struct OpenOptions {
     pub(super) allowed: Vec<PathBuf>,
     pub(super) metadata_only: bool,
     pub(super) on_repair: Option<Told>,
+    pub(super) secrets: Secrets,
 }
 
 impl Default for OpenOptions {
@@ -84,6 +86,7 @@ impl OpenOptions {
             allowed: Vec::new(),
             metadata_only: false,
             on_repair: None,
+            secrets: Secrets::default(),
         }
     }
 
@@ -142,6 +145,31 @@ impl OpenOptions {
         self
     }
 
+    /// The secret of an encrypted image, without which its guest data can't be read. It is
+    /// tried when the image is opened; other images have no use for it.
+    #[cfg(feature = "encryption")]
+    #[must_use]
+    pub fn secret(self, secret: crate::crypt::Secret) -> Self {
+        self.backing_secret(0, secret)
+    }
+
+    /// The secret of the image `depth` steps down the chain: 1 is the backing file.
+    #[cfg(feature = "encryption")]
+    #[must_use]
+    pub fn backing_secret(mut self, depth: usize, secret: crate::crypt::Secret) -> Self {
+        self.secrets.set(depth, secret);
+        self
+    }
+
+    /// Whether images of the chain that are encrypted, and whose secret isn't given, are
+    /// refused. Without this they are opened for all that needs no guest data.
+    #[cfg(feature = "encryption")]
+    #[must_use]
+    pub fn secrets_required(mut self, required: bool) -> Self {
+        self.secrets.required = required;
+        self
+    }
+
     /// The locks that will be taken.
     pub(super) fn lock_mode(&self) -> LockMode {
         let usual = if self.writable {
@@ -156,7 +184,8 @@ impl OpenOptions {
     ///
     /// # Errors
     /// [`Error::Open`], [`Error::Locked`], I/O errors; [`Error::NotQcow2`],
-    /// [`Error::Header`] and [`Error::Unsupported`] for what the header says.
+    /// [`Error::Header`] and [`Error::Unsupported`] for what the header says;
+    /// [`Error::InvalidPassword`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let access = if self.writable {
@@ -187,12 +216,17 @@ impl OpenOptions {
             area.check_encryption()?;
             area.check_backing_format()?;
         }
+        let cipher = match self.metadata_only {
+            true => None,
+            false => self.secrets.cipher(&*storage, &area)?,
+        };
         let mut repaired = None;
         if self.writable {
             check_writable(&area, self.lock_mode())?;
             repaired = self.repair_dirty(&*storage, &mut area)?;
         }
         let mut guest = Guest::new(area.header());
+        guest.cipher = cipher;
         if self.backing == BackingPolicy::Ignore {
             guest.backing = Backing::Nothing;
         }

@@ -4,7 +4,7 @@ use super::{
     compressed::CompressedData,
     extents::{Keep, Mapped, Stretch, View},
 };
-use crate::{Error, Result, addr::HostOffset, disk::bad};
+use crate::{Error, Result, addr::HostOffset, crypt, disk::bad};
 
 impl View<'_> {
     /// Fills `out` from `offset` on; all of it is within the disk.
@@ -28,7 +28,7 @@ impl View<'_> {
                         Ok(())
                     }
                     Mapped::Unallocated { .. } => self.fill_from_backing(stretch, part),
-                    Mapped::Data { host } => self.fill_from_file(host, part),
+                    Mapped::Data { host } => self.fill_from_file(stretch.start, host, part),
                     Mapped::Compressed { .. } => self.fill_cluster(left, &mut compressed, part),
                 };
                 filled.map_err(|error| match error {
@@ -43,24 +43,37 @@ impl View<'_> {
         Ok(())
     }
 
-    fn fill_from_file(&self, host: HostOffset, out: &mut [u8]) -> Result<()> {
-        self.check_readable()?;
+    /// Fills `out` with what begins at `host` in the file and at `guest` on the disk.
+    fn fill_from_file(&self, guest: u64, host: HostOffset, out: &mut [u8]) -> Result<()> {
+        let Some(cipher) = self.image.cipher()? else {
+            return self.read_stored(host, out);
+        };
+        let sector = usize::try_from(crypt::SECTOR).unwrap_or(usize::MAX);
+        let skip = guest % crypt::SECTOR;
+        if skip == 0 && out.len().is_multiple_of(sector) {
+            self.read_stored(host, out)?;
+            cipher.decrypt(guest, host, out);
+            return Ok(());
+        }
+        // Only whole sectors can be decrypted. A cluster consists of them.
+        let (guest, host) = (guest - skip, HostOffset(host.0.saturating_sub(skip)));
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let mut whole = vec![0; skip.saturating_add(out.len()).next_multiple_of(sector)];
+        self.read_stored(host, &mut whole)?;
+        cipher.decrypt(guest, host, &mut whole);
+        for (to, from) in out.iter_mut().zip(whole.iter().skip(skip)) {
+            *to = *from;
+        }
+        Ok(())
+    }
+
+    fn read_stored(&self, host: HostOffset, out: &mut [u8]) -> Result<()> {
         let storage = self.image.data_storage()?;
         // A last cluster that isn't written to its end ends in zeros.
         storage.read_padded(host.0, out).map_err(Error::io(format!(
             "reading '{}' at {host}",
             self.image.name
         )))
-    }
-
-    /// # Errors
-    /// [`Error::Unsupported`] if what is stored is encrypted.
-    pub(super) fn check_readable(&self) -> Result<()> {
-        if !self.is_encrypted() {
-            return Ok(());
-        }
-        let name = &self.image.name;
-        Err(Error::Unsupported(format!("'{name}' is encrypted")))
     }
 
     /// What the backing file lacks are zeros.

@@ -157,10 +157,25 @@ pub(crate) fn assert_same_bytes(ours: &[u8], theirs: &[u8], what: &str) {
 /// Random writes of every kind by qemu-io to the first `size` bytes of an image that was
 /// made with `options`.
 pub(crate) fn scribble(qemu: &Qemu, image: &str, size: u64, options: &str, random: &mut Random) {
+    scribble_with(qemu, &format!("-f qcow2 {image}"), size, options, random);
+}
+
+/// As [`scribble`], with the words that name the image to qemu-io.
+pub(crate) fn scribble_with(
+    qemu: &Qemu,
+    image: &str,
+    size: u64,
+    options: &str,
+    random: &mut Random,
+) {
     let cluster = options
         .split(',')
         .find_map(|option| option.strip_prefix("cluster_size="))
-        .map_or(65536, |number| number.parse().unwrap());
+        .map_or(65536, |number| match number.strip_suffix(['k', 'M']) {
+            Some(n) if number.ends_with('k') => n.parse::<u64>().unwrap() << 10,
+            Some(n) => n.parse::<u64>().unwrap() << 20,
+            None => number.parse().unwrap(),
+        });
     let compressed = !options.contains("data_file");
     let mut commands = Vec::new();
     for _ in 0..24 {

@@ -83,12 +83,12 @@ impl Qemu {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// As [`io`](Self::io), with discards. QEMU doesn't write compressed to a cluster that
+    /// As [`io`](Self::io), with discards and the words that name the image. QEMU doesn't write compressed to a cluster that
     /// is allocated: only such commands may fail.
     pub(crate) fn scribble(&self, image: &str, commands: &[&str]) {
-        let mut args = vec!["-f", "qcow2", "-d", "unmap"];
+        let mut args = vec!["-d", "unmap"];
         args.extend(commands.iter().flat_map(|command| ["-c", command]));
-        args.push(image);
+        args.extend(image.split(' '));
         let output = run(self.dir.path(), "qemu-io", &args);
         let said = format!("{output:?}");
         let compressed = commands.iter().filter(|c| c.starts_with("write -c"));
@@ -102,9 +102,14 @@ impl Qemu {
 
     /// Runs qemu-io there on `image` with one `-c` for each of `commands`.
     pub(crate) fn io(&self, image: &str, commands: &[&str]) {
-        let mut args = vec!["-f", "qcow2"];
+        self.io_with(&format!("-f qcow2 {image}"), commands);
+    }
+
+    /// As [`io`](Self::io), with the words that name the image.
+    pub(crate) fn io_with(&self, image: &str, commands: &[&str]) {
+        let mut args = Vec::new();
         args.extend(commands.iter().flat_map(|command| ["-c", command]));
-        args.push(image);
+        args.extend(image.split(' '));
         let output = run(self.dir.path(), "qemu-io", &args);
         assert!(output.status.success(), "qemu-io {commands:?}: {output:?}");
     }

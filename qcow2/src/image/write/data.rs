@@ -7,6 +7,7 @@ use super::State;
 use crate::{
     Error, Result,
     addr::HostOffset,
+    crypt,
     disk::SECTOR,
     format::{ExtendedL2Entry, L2Entry, SubclusterBitmap, l2::SUBCLUSTERS},
     image::extents::{Keep, Mapped},
@@ -64,6 +65,11 @@ impl State {
 
     /// Writes `data` to a part of a cluster.
     pub(super) fn write_part(&mut self, part: &Part, data: &[u8]) -> Result<()> {
+        let whole = self.whole_sectors(part, data)?;
+        let (part, data) = match &whole {
+            Some((part, data)) => (part, data.as_slice()),
+            None => (part, data),
+        };
         let old = self.entry(part.start)?;
         let units = Units::new(self);
         let data_file = self.image.header().has_data_file();
@@ -74,7 +80,8 @@ impl State {
             && stored & touched == touched
         {
             // All of it is there: no entry changes.
-            return self.put(HostOffset(host.0 + part.range.start), &[data]);
+            let at = HostOffset(host.0 + part.range.start);
+            return self.put(part.start + part.range.start, at, &[data]);
         }
         let in_place = match ours {
             // In a data file each cluster has the place that it has on the disk.
@@ -106,9 +113,10 @@ impl State {
         };
         let at = |within: u64| HostOffset(host.0 + within);
         let mut start = around.start;
+        let encrypted = self.image.is_encrypted();
         let (head, tail) = match (head, tail) {
             (OldBytes::Zeros(before), OldBytes::Zeros(behind))
-                if !data_file && self.space.is_untouched(host) =>
+                if !data_file && !encrypted && self.space.is_untouched(host) =>
             {
                 // Zeros are there. The file still ends with a whole sector.
                 start += before / SECTOR * SECTOR;
@@ -117,9 +125,9 @@ impl State {
             }
             (head, tail) => (head.bytes(), tail.bytes()),
         };
-        self.put(at(start), &[&head, data, &tail])?;
+        self.put(part.start + start, at(start), &[&head, data, &tail])?;
         for (start, bytes) in others {
-            self.put(at(start), &[&bytes.bytes()])?;
+            self.put(part.start + start, at(start), &[&bytes.bytes()])?;
         }
         let new = units.entry(host, stored | touched, old, touched);
         self.set_entry(place, new);
@@ -200,8 +208,38 @@ impl State {
         }
     }
 
-    /// Has guest data written at `at`, with that before it if it follows.
-    pub(super) fn put(&mut self, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
+    /// The part and its data, made longer to whole sectors where those are what is
+    /// encrypted; `None` if they are whole, or needn't be.
+    fn whole_sectors(&mut self, part: &Part, data: &[u8]) -> Result<Option<(Part, Vec<u8>)>> {
+        let Range { start, end } = part.range;
+        let range = start / crypt::SECTOR * crypt::SECTOR..end.next_multiple_of(crypt::SECTOR);
+        if !self.image.is_encrypted() || range == part.range {
+            return Ok(None);
+        }
+        let head = self.old_bytes(part.start, range.start..start)?.bytes();
+        let tail = self.old_bytes(part.start, end..range.end)?.bytes();
+        let whole = Part {
+            start: part.start,
+            range,
+        };
+        Ok(Some((whole, [&head, data, &tail].concat())))
+    }
+
+    /// Has guest data, which begins at `guest` on the disk, written at `at`, with that
+    /// before it if it follows; encrypted, if the image is.
+    fn put(&mut self, guest: u64, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
+        if self.image.is_encrypted() {
+            let mut bytes = pieces.concat();
+            if let Some(cipher) = self.image.cipher()? {
+                cipher.encrypt(guest, at, &mut bytes);
+            }
+            return self.put_stored(at, &[&bytes]);
+        }
+        self.put_stored(at, pieces)
+    }
+
+    /// Has bytes written at `at` as they are, with those before them if they follow.
+    pub(super) fn put_stored(&mut self, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
         let mut at = at.0;
         for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
             let end = self.batch.at.saturating_add(self.batch.bytes.len() as u64);

@@ -135,8 +135,8 @@ impl GuestWriter {
     /// # Errors
     /// [`Error::Refused`] if the image wasn't opened for writing, if its check finds
     /// anything worse than leaked clusters, if a bitmap that is to record can't be read,
-    /// or if its data file wasn't opened; [`Error::Unsupported`] for encrypted images;
-    /// I/O errors.
+    /// or if its data file wasn't opened; [`Error::Unsupported`] for an encrypted image that
+    /// was opened without its secret; I/O errors.
     pub fn new(image: Image) -> Result<Self> {
         image.require_writable()?;
         let file = Arc::clone(image.data_storage()?);

@@ -19,8 +19,8 @@ impl GuestWriter {
     /// storing the result has the disk for itself.
     ///
     /// # Errors
-    /// [`Error::Refused`] for parts of clusters, and in an image whose guest data is in
-    /// an external data file; else as [`write`](Self::write).
+    /// [`Error::Refused`] for parts of clusters, and in an image that is encrypted or whose
+    /// guest data is in an external data file; else as [`write`](Self::write).
     pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_range(offset, data.len())?;
         self.read_lock().require_packable()?;
@@ -91,6 +91,11 @@ impl GuestWriter {
 
 impl State {
     fn require_packable(&self) -> Result<()> {
+        if self.image.is_encrypted() {
+            // Compressed clusters aren't encrypted: the disk's data would lie open.
+            let text = "Compression and encryption not supported at the same time";
+            return Err(Error::Refused(text.into()));
+        }
         if !self.image.header().has_data_file() {
             return Ok(());
         }
@@ -123,7 +128,7 @@ impl State {
         // The file ends with a whole sector; what follows goes over the zeros.
         let fill = range.end.next_multiple_of(SECTOR) - range.end;
         let fill = vec![0; usize::try_from(fill).unwrap_or(0)];
-        self.put(host, &[packed, &fill])?;
+        self.put_stored(host, &[packed, &fill])?;
         let bitmap = SubclusterBitmap::default();
         self.set_entry(place, ExtendedL2Entry { entry, bitmap });
         self.drop_cluster(start, old.entry, false);

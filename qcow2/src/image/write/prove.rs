@@ -9,7 +9,7 @@ use crate::{
     Error, Image, Result,
     addr::HostOffset,
     check::{CheckOptions, Severity, check},
-    format::{CryptMethod, L1Entry},
+    format::L1Entry,
     table::Space,
 };
 
@@ -19,9 +19,7 @@ use crate::{
 /// [`Error::Refused`] and [`Error::Unsupported`] if not; I/O errors.
 pub(super) fn sound(image: &Image, space: &mut Space) -> Result<()> {
     let (name, header) = (&image.name, image.header());
-    if header.crypt_method != CryptMethod::None {
-        return Err(Error::Unsupported(format!("'{name}' is encrypted")));
-    }
+    image.cipher()?;
     let mut first = None;
     let report = check(&image.metadata(), CheckOptions::default(), &mut |finding| {
         if matches!(
