@@ -13,7 +13,7 @@ use crate::{
     error::Failure,
     exit::Exit,
     getopt::{self, Occurrence, Stop, Words},
-    opts::{Secret, SnapshotParam, add_secret},
+    opts::{Secret, SnapshotParam, add_secret, define},
     output, size,
 };
 
@@ -166,6 +166,7 @@ fn dispatch<C: Run>(words: Vec<OsString>) -> Result<Exit, Failure> {
     };
     let Words { options, .. } = &words;
     context.options.clone_from(options);
+    define(&context.secrets);
     let matches = command.try_get_matches_from_mut(words.plain(C::NAME));
     let mut matches = matches.map_err(|e| Failure::Hinted(clap_text(&e)))?;
     let arguments = C::from_arg_matches_mut(&mut matches);

@@ -15,7 +15,7 @@ use crate::{
     cmd,
     error::{Failure, os_text},
     image,
-    opts::{Backing, Driver, ImageSpec, SnapshotParam},
+    opts::{Backing, Driver, ImageSpec, Secret, SnapshotParam},
     progname,
 };
 
@@ -95,12 +95,9 @@ pub(crate) fn open_named(spec: &ImageSpec) -> Result<Source, String> {
         let disk = RawDisk::new(&path.to_string_lossy(), Arc::new(file));
         return Ok(Source::Raw(Arc::new(disk.map_err(failed)?)));
     }
-    let image = options(spec).lock(lock).open_file(file).map_err(failed)?;
-    let area = image.header_area();
-    if area.header().crypt_method != CryptMethod::None && spec.key_secret.is_none() {
-        return Err("Parameter 'encrypt.key-secret' is required for cipher".into());
-    }
-    warn_of_voided_bitmaps(area);
+    let options = options(spec, &file)?.lock(lock);
+    let image = options.open_file(file).map_err(failed)?;
+    warn_of_voided_bitmaps(image.header_area());
     Ok(Source::Qcow2(Arc::new(image)))
 }
 
@@ -129,7 +126,7 @@ fn open_writable_named(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, String> {
         let disk = RawDisk::new_writable(&path.to_string_lossy(), Arc::new(file));
         return Ok(Arc::new(disk.map_err(failed)?));
     }
-    let options = options(spec)
+    let options = options(spec, &file)?
         .writable(true)
         .on_repair(image::tell_repair(&spec.given));
     let image = options.open_file(file).map_err(failed)?;
@@ -137,9 +134,13 @@ fn open_writable_named(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, String> {
     Ok(Arc::new(image.into_writer().map_err(failed)?))
 }
 
-/// With all files that belong to it.
-fn options(spec: &ImageSpec) -> OpenOptions {
-    OpenOptions::new()
+/// With all files that belong to it, and the secrets of those that are encrypted.
+///
+/// # Errors
+/// There is no such secret, or `encrypt.format` isn't what the header says.
+pub(crate) fn options(spec: &ImageSpec, file: &FileStorage) -> Result<OpenOptions, String> {
+    let mut options = OpenOptions::new()
+        .secrets_required(true)
         .backing(match spec.backing {
             Backing::Header => BackingPolicy::Follow,
             Backing::Nothing => BackingPolicy::Ignore,
@@ -147,7 +148,36 @@ fn options(spec: &ImageSpec) -> OpenOptions {
         .data_file(match &spec.data_file {
             Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
             None => DataFilePolicy::Follow,
-        })
+        });
+    // What is wrong with the header is told when it is opened.
+    let method = HeaderArea::read(file).map(|area| area.header().crypt_method);
+    let found = match method {
+        Ok(CryptMethod::Aes) => Some("aes"),
+        Ok(CryptMethod::Luks) => Some("luks"),
+        Ok(CryptMethod::None) | Err(_) => None,
+    };
+    match (&spec.encrypt_format, found) {
+        (Some(given), None) if method.is_ok() => {
+            return Err(format!(
+                "No encryption in image header, but options specified format '{given}'"
+            ));
+        }
+        (Some(given), Some(found)) if given != found => {
+            return Err(format!(
+                "Header reported '{found}' encryption format but options specify '{given}'"
+            ));
+        }
+        _ => {}
+    }
+    // Of an image that isn't encrypted it doesn't matter whether there is such a secret.
+    let first = spec.key_secret.as_ref().filter(|_| found.is_some());
+    let behind = spec.backing_secrets.iter().map(Option::as_ref);
+    for (depth, id) in std::iter::once(first).chain(behind).enumerate() {
+        if let Some(id) = id {
+            options = options.backing_secret(depth, Secret::find(id)?);
+        }
+    }
+    Ok(options)
 }
 
 /// Another program has made the image's bitmaps worthless.

@@ -12,6 +12,8 @@ use std::{
 use serde_json::Value;
 
 use super::{Pair, schema::parse_flag, split};
+use qcow2::image::MAX_CHAIN;
+
 use crate::size;
 
 /// How a file is opened.
@@ -81,6 +83,10 @@ pub(crate) struct ImageSpec {
     pub(crate) backing: Backing,
     /// The id of the secret that opens it.
     pub(crate) key_secret: Option<String>,
+    /// Those of the images behind it, the backing file's first.
+    pub(crate) backing_secrets: Vec<Option<String>>,
+    /// How it is encrypted, as the options have it.
+    pub(crate) encrypt_format: Option<String>,
     /// `force-share`, where given among the options.
     pub(crate) force_share: Option<bool>,
     /// It may not be written, as the options have it.
@@ -155,6 +161,8 @@ impl ImageSpec {
             data_file: None,
             backing: Backing::default(),
             key_secret: None,
+            backing_secrets: Vec::new(),
+            encrypt_format: None,
             force_share: None,
             read_only: false,
             warnings: Vec::new(),
@@ -294,7 +302,18 @@ impl Options {
             Some(Some(device)) => return Err(no_device(&device)),
         }
         spec.key_secret = self.take_text("encrypt.key-secret");
-        let _ = self.take("encrypt.format");
+        spec.encrypt_format = self.take_text("encrypt.format");
+        let mut prefix = String::from("backing.");
+        while self.has_below(&prefix) && spec.backing_secrets.len() < MAX_CHAIN {
+            let _ = self.take(&format!("{prefix}encrypt.format"));
+            let secret = self.take_text(&format!("{prefix}encrypt.key-secret"));
+            spec.backing_secrets.push(secret);
+            prefix.push_str("backing.");
+        }
+        if let Some((name, _)) = self.pairs.iter().find(|(n, _)| n.starts_with("encrypt.")) {
+            let name = name.strip_prefix("encrypt.").unwrap_or(name);
+            return Err(format!("Parameter '{name}' is unexpected"));
+        }
         self.check_rest(driver.unwrap_or(Driver::Qcow2))?;
         spec.warnings = self.warnings;
         Ok(spec)

@@ -8,6 +8,6 @@ mod snapshot;
 
 pub(crate) use image::{Backing, Driver, ImageSpec, Protocol, Reference, parse_path};
 pub(crate) use keyval::{Pair, asks_for_help, is_list, split};
-pub(crate) use object::{Secret, add_secret};
+pub(crate) use object::{Secret, add_secret, define};
 pub(crate) use schema::{Item, Kind, Schema, Value, Values};
 pub(crate) use snapshot::SnapshotParam;

@@ -1,16 +1,53 @@
 //! `--object`: secrets, read and checked as qemu-img does.
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 use super::{Pair, split};
+
+/// What `--object` defined: it is there for all images that the command opens.
+static DEFINED: OnceLock<Vec<Secret>> = OnceLock::new();
+
+/// Has [`Secret::find`] know these.
+pub(crate) fn define(secrets: &[Secret]) {
+    // A command's options are read once.
+    let _ = DEFINED.set(secrets.to_vec());
+}
 
 /// A secret named on the command line.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret {
     /// The name by which options refer to it.
     pub(crate) id: String,
-    /// Its bytes as given: not yet decoded from base64 nor decrypted.
+    /// Its bytes.
     pub(crate) data: Vec<u8>,
+    /// It was encrypted with another secret.
+    pub(crate) wrapped: bool,
+}
+
+impl Secret {
+    /// The secret called `id`, as text that opens an image.
+    ///
+    /// # Errors
+    /// The message as qemu-img words it.
+    pub(crate) fn find(id: &str) -> Result<qcow2::crypt::Secret, String> {
+        let list = DEFINED.get().map(Vec::as_slice).unwrap_or_default();
+        Self::find_in(id, list)
+    }
+
+    /// As [`find`](Self::find), among those of `list`.
+    pub(crate) fn find_in(id: &str, list: &[Self]) -> Result<qcow2::crypt::Secret, String> {
+        let secret = list.iter().find(|secret| secret.id == id);
+        let secret = secret.ok_or_else(|| format!("No secret with id '{id}'"))?;
+        if secret.wrapped {
+            return Err(format!(
+                "Secret '{id}' is encrypted with another one (keyid), which is not supported"
+            ));
+        }
+        match std::str::from_utf8(&secret.data) {
+            Ok(text) if !text.contains('\0') => Ok(qcow2::crypt::Secret::new(text)),
+            _ => Err(format!("Data from secret {id} is not valid UTF-8")),
+        }
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -69,6 +106,10 @@ pub(crate) fn add_secret(definition: &str, secrets: &mut Vec<Secret>) -> Result<
         (None, Some(data)) => data.as_bytes().to_vec(),
         (Some(file), None) => read_secret(file)?,
     };
+    let data = match get("format") {
+        Some("base64") => base64(&data)?,
+        _ => data,
+    };
     if let Some(key) = get("keyid").filter(|key| !secrets.iter().any(|known| known.id == *key)) {
         return Err(format!("No secret with id '{key}'"));
     }
@@ -79,8 +120,49 @@ pub(crate) fn add_secret(definition: &str, secrets: &mut Vec<Secret>) -> Result<
     secrets.push(Secret {
         id: id.to_owned(),
         data,
+        wrapped: get("keyid").is_some(),
     });
     Ok(())
+}
+
+/// Decodes base64 as glib does: whole groups of four, the rest is dropped.
+fn base64(text: &[u8]) -> Result<Vec<u8>, String> {
+    let sextet = |byte: u8| {
+        Some(match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' => 0,
+            _ => return None,
+        })
+    };
+    let mut out = Vec::new();
+    let text: Vec<u8> = text
+        .iter()
+        .copied()
+        .filter(|byte| !matches!(byte, b'\n' | b'\r'))
+        .collect();
+    for group in text.chunks(4) {
+        let mut bits = 0_u32;
+        for byte in group {
+            let value = sextet(*byte).ok_or("Base64 data contains invalid characters")?;
+            bits = bits << 6 | u32::from(value);
+        }
+        if let [.., third, fourth] = group
+            && group.len() == 4
+        {
+            let [_, bytes @ ..] = bits.to_be_bytes();
+            let filled = match (third, fourth) {
+                (b'=', _) => 1,
+                (_, b'=') => 2,
+                _ => 3,
+            };
+            out.extend(bytes.iter().take(filled));
+        }
+    }
+    Ok(out)
 }
 
 fn read_secret(file: &str) -> Result<Vec<u8>, String> {
@@ -145,6 +227,7 @@ mod tests {
         let expected = Secret {
             id: "x".into(),
             data: b"a,b".to_vec(),
+            wrapped: false,
         };
         assert_eq!(add("secret,id=x,data=a,,b").unwrap(), expected);
         assert_eq!(
@@ -155,6 +238,36 @@ mod tests {
             !format!("{expected:?}").contains("97"),
             "the bytes stay out of debug output"
         );
+    }
+
+    #[test]
+    fn base64_as_glib_has_it() {
+        for (text, data) in [
+            ("eA==", "x"),
+            ("eA==zz", "x"),
+            ("eA", ""),
+            ("", ""),
+            ("eHl6ZQ==", "xyze"),
+            ("eHk=", "xy"),
+        ] {
+            let definition = format!("secret,id=s,format=base64,data={text}");
+            assert_eq!(add(&definition).unwrap().data, data.as_bytes(), "{text}");
+        }
+        let invalid = add("secret,id=s,format=base64,data=e A=").unwrap_err();
+        assert_eq!(invalid, "Base64 data contains invalid characters");
+    }
+
+    #[test]
+    fn a_secret_is_found_and_is_text() {
+        let list = [
+            add("secret,id=a,data=x").unwrap(),
+            add("secret,id=b,format=base64,data=/w==").unwrap(),
+        ];
+        let found = Secret::find_in("a", &list).unwrap();
+        assert_eq!(found, qcow2::crypt::Secret::new("x"));
+        let error = |id| Secret::find_in(id, &list).unwrap_err();
+        assert_eq!(error("b"), "Data from secret b is not valid UTF-8");
+        assert_eq!(error("c"), "No secret with id 'c'");
     }
 
     #[test]

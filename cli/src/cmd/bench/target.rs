@@ -3,15 +3,16 @@
 use std::{path::Path, sync::Arc};
 
 use qcow2::{
-    BackingPolicy, DataFilePolicy, Error, OpenOptions, Result,
+    Error, Result,
     disk::Disk,
     image::GuestWriter,
     io::{Access, FileStorage, LockMode, Storage as _},
 };
 
 use crate::{
+    disk,
     image::{self, words},
-    opts::{Backing, Driver, ImageSpec},
+    opts::{Driver, ImageSpec},
 };
 
 /// A disk to be read or written.
@@ -47,17 +48,7 @@ impl Target {
             let size = file.size().map_err(|e| crate::error::os_text(&e))?;
             return Ok(Self::Raw(file, size.next_multiple_of(512), syncs));
         }
-        let options = OpenOptions::new()
-            .writable(true)
-            .lock(lock)
-            .backing(match spec.backing {
-                Backing::Header => BackingPolicy::Follow,
-                Backing::Nothing => BackingPolicy::Ignore,
-            })
-            .data_file(match &spec.data_file {
-                Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
-                None => DataFilePolicy::Follow,
-            });
+        let options = disk::options(spec, &file)?.writable(true).lock(lock);
         let image = options.open_file(file).map_err(failed)?;
         let writer = image.into_writer().map_err(failed)?;
         Ok(Self::Qcow2(Box::new(writer), syncs))
