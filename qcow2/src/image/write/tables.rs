@@ -76,6 +76,35 @@ impl State {
         })
     }
 
+    /// The bytes of the standard entries of the clusters from `start` up to `end`, which
+    /// are in one slice, checked; zeros where there is no table.
+    pub(super) fn entries(&self, start: u64, end: u64) -> Result<Vec<u8>> {
+        let geometry = self.image.geometry();
+        let cluster_size = geometry.cluster_size();
+        let bytes = |clusters: u64| {
+            usize::try_from(clusters * geometry.l2_entry_size()).unwrap_or(usize::MAX)
+        };
+        let wanted = bytes((end - start).div_ceil(cluster_size));
+        let view = self.view();
+        let table = view.l2_table(start / geometry.l2_coverage());
+        let Some(table) = table.map_err(|error| bad(start, end - start, error))? else {
+            return Ok(vec![0; wanted]);
+        };
+        // What is wrong with an entry is found here.
+        let (mut at, mut stretches) = (start, Vec::new());
+        while at < end {
+            stretches.clear();
+            view.stretches(at..end, Keep::Yes, &mut stretches)?;
+            at = stretches.last().map_or(end, |last| last.end());
+        }
+        let run = view.load(table, &(start..end), Keep::Yes)?;
+        let from = bytes((start - run.guest) / cluster_size);
+        let entries = run.bytes.get(from..).and_then(|bytes| bytes.get(..wanted));
+        entries
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| Error::Refused("entries of more than a slice of an L2 table".into()))
+    }
+
     /// The place for the entry of the cluster at `start`, in a table that nothing but the
     /// active L1 table refers to: a new one where there is none, a copy of one that is
     /// shared with snapshots.
@@ -108,6 +137,28 @@ impl State {
         let room = slice.and_then(|slice| slice.get_mut(place.within..)?.get_mut(..bytes.len()));
         if let Some(room) = room {
             room.copy_from_slice(&bytes);
+        }
+    }
+
+    /// Changes standard entries in memory, each so many behind the one at `place`, in its
+    /// slice.
+    pub(super) fn set_entries(
+        &mut self,
+        place: Place,
+        entries: impl Iterator<Item = (u64, L2Entry)>,
+    ) {
+        let Some(slice) = self.l2.get_mut(place.slice) else {
+            return;
+        };
+        let (words, _) = slice
+            .get_mut(place.within..)
+            .unwrap_or_default()
+            .as_chunks_mut::<8>();
+        for (behind, entry) in entries {
+            let word = usize::try_from(behind).ok().and_then(|n| words.get_mut(n));
+            if let Some(word) = word {
+                *word = entry.0.to_be_bytes();
+            }
         }
     }
 

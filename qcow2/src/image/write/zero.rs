@@ -10,6 +10,7 @@ use crate::{
     Error, Result,
     addr::HostOffset,
     format::{Autoclear, ExtendedL2Entry, L2Entry, SubclusterBitmap},
+    table::slice_size,
 };
 
 /// Zeros are written in pieces of this many bytes, where they have to be.
@@ -17,24 +18,26 @@ const PIECE: usize = 64 << 10;
 
 impl State {
     pub(super) fn zero(&mut self, range: Range<u64>, unmap: bool) -> Result<()> {
-        self.each_part(range, |state, part| state.zero_part(part, unmap))
+        self.each_part(range, unmap, |state, part| state.zero_part(part, unmap))
     }
 
     pub(super) fn discard(&mut self, range: Range<u64>) -> Result<()> {
         if self.image.header().version < 3 && self.backing_reaches(0) {
             return Ok(());
         }
-        self.each_part(range, |state, part| {
+        self.each_part(range, true, |state, part| {
             let whole = state.whole_units(part);
             state.zero_units(part, whole, true)
         })
     }
 
     /// Calls `each` for the clusters of `range`, but for those of which there is nothing
-    /// and that read as zeros.
+    /// and that read as zeros. Whole clusters whose entries are next to each other are
+    /// made zeros at once where that comes to the same.
     fn each_part(
         &mut self,
         range: Range<u64>,
+        unmap: bool,
         each: impl Fn(&mut Self, &Part) -> Result<()>,
     ) -> Result<()> {
         let coverage = self.image.geometry().l2_coverage();
@@ -43,12 +46,84 @@ impl State {
             let index = at / coverage;
             let end = (index + 1).saturating_mul(coverage).min(range.end);
             let empty = self.l1.entry(index).0 == 0;
-            if !(empty && !self.backing_reaches(at) && !self.is_raw_outside()) {
-                for part in self.parts(at..end) {
+            if empty && !self.backing_reaches(at) && !self.is_raw_outside() {
+                at = end;
+                continue;
+            }
+            while at < end {
+                let run = self.whole_clusters(at..end, unmap);
+                if run.is_empty() {
+                    let part = self.parts(at..end).next();
+                    let Some(part) = part else { break };
                     each(self, &part)?;
+                    at = part.start.saturating_add(part.range.end);
+                } else {
+                    at = run.end.min(end);
+                    self.zero_clusters(run, unmap)?;
                 }
             }
             at = end;
+        }
+        Ok(())
+    }
+
+    /// The whole clusters that `range` begins with and whose entries are in one slice, if
+    /// an entry of each can say zeros; the disk's last cluster is whole, too.
+    fn whole_clusters(&self, range: Range<u64>, unmap: bool) -> Range<u64> {
+        let geometry = self.image.geometry();
+        let cluster_size = geometry.cluster_size();
+        let can_say = match self.image.header().version {
+            ..3 => unmap && !self.backing_reaches(range.start),
+            _ => true,
+        };
+        let aligned = range.start.is_multiple_of(cluster_size);
+        if geometry.extended_l2() || self.is_raw_outside() || !can_say || !aligned {
+            return range.start..range.start;
+        }
+        let coverage = slice_size(geometry) / geometry.l2_entry_size() * cluster_size;
+        let slice_end = (range.start / coverage + 1).saturating_mul(coverage);
+        let end = match range.end >= self.size {
+            true => range.end.next_multiple_of(cluster_size),
+            false => range.end / cluster_size * cluster_size,
+        };
+        range.start..end.min(slice_end)
+    }
+
+    /// Makes the clusters of `run` read as zeros: [`whole_clusters`](Self::whole_clusters).
+    fn zero_clusters(&mut self, run: Range<u64>, unmap: bool) -> Result<()> {
+        let geometry = self.image.geometry();
+        let cluster_size = geometry.cluster_size();
+        let all = Units::new(self).all();
+        // (cluster, its entry, what that becomes, whether its cluster is given back)
+        let mut changes = Vec::new();
+        let bytes = self.entries(run.start, run.end.min(self.size))?;
+        for (n, word) in (0..).zip(bytes.as_chunks::<8>().0) {
+            let start = run.start + n * cluster_size;
+            let entry = L2Entry(u64::from_be_bytes(*word));
+            let old = ExtendedL2Entry {
+                entry,
+                bitmap: SubclusterBitmap::default(),
+            };
+            if entry.0 == 0 && !self.backing_reaches(start) {
+                continue;
+            }
+            if let Some((new, drop)) = self.zeroed(start, old, all, unmap) {
+                changes.push((start, entry, new.entry, drop));
+            }
+        }
+        let Some((first, ..)) = changes.first() else {
+            return Ok(());
+        };
+        self.make_room(*first, 0)?;
+        let place = self.own_entry(*first)?;
+        let entries = changes
+            .iter()
+            .map(|(start, _, new, _)| ((start - first) / cluster_size, *new));
+        self.set_entries(place, entries);
+        for (start, old, _, drop) in changes {
+            if drop {
+                self.drop_cluster(start, old, true);
+            }
         }
         Ok(())
     }
