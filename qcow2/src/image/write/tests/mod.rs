@@ -288,7 +288,8 @@ impl Op {
         let len = (1 + random.below(most)).next_multiple_of(align);
         let range = start..size.min(start + len);
         let start_of = range.start / cluster * cluster;
-        let end_of = range.end.min(start_of + 3 * cluster);
+        let most = if cluster < 1 << 17 { 3 * cluster } else { 1 };
+        let end_of = range.end.min(start_of + most);
         let whole = start_of..end_of.next_multiple_of(cluster).min(size);
         match random.below(15) {
             12..=14 => Self::Pack(whole, 1 + random.below(1 << 40)),
