@@ -13,6 +13,7 @@
 mod concat;
 mod plan;
 mod sink;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -24,6 +25,7 @@ use std::{
 };
 
 pub use concat::Concat;
+pub use stream::{stream, stream_raw};
 
 use crate::{
     Error,

@@ -321,3 +321,58 @@ fn a_failing_target_ends_it() {
     let failed = convert(&*source, target, ConvertOptions::default(), &mut |_| {});
     assert!(matches!(failed, Err(ConvertError::Write { .. })));
 }
+
+#[test]
+fn a_pipe_gets_an_image_that_is_sound() {
+    let bytes = content(7);
+    let made = copy(
+        &*raw(&bytes),
+        options(4096),
+        false,
+        ConvertOptions::default(),
+        None,
+    );
+    for (cluster_size, refcount_bits, extended_l2) in [
+        (512, 64, false),
+        (4096, 1, false),
+        (65536, 16, true),
+        (2 << 20, 16, false),
+    ] {
+        let options = CreateOptions {
+            refcount_bits,
+            extended_l2,
+            ..options(cluster_size)
+        };
+        let mut out = Vec::new();
+        let mut last = 0;
+        stream(&made, &options, &mut out, &mut |event| {
+            if let Event::Progress(at) = event {
+                last = at;
+            }
+        })
+        .unwrap();
+        assert_eq!(last, SIZE as u64);
+        let storage = Arc::new(MemoryStorage::from_bytes(&out));
+        let image = OpenOptions::new().open_storage("image", storage).unwrap();
+        check(&image.metadata(), CheckOptions::default(), &mut |finding| {
+            panic!("{finding}")
+        })
+        .unwrap();
+        assert!(read(&image) == bytes, "{cluster_size}");
+    }
+    let mut out = Vec::new();
+    stream_raw(&made, &mut out, &mut |_| {}).unwrap();
+    assert!(out == bytes);
+    assert!(stream(&made, &over(options(512)), &mut Vec::new(), &mut |_| {}).is_err());
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let failed = stream_raw(&made, &mut Full, &mut |_| {});
+    assert!(matches!(failed, Err(ConvertError::Write { .. })));
+}

@@ -49,8 +49,9 @@ use crate::{
     Error, Result,
     io::{FileStorage, Locking, Storage},
 };
-pub(in crate::image) use layout::{Layout, TablePlaces};
-pub(in crate::image) use options::Checked;
+pub(crate) use layout::Layout;
+pub(in crate::image) use layout::TablePlaces;
+pub(crate) use options::Checked;
 pub(in crate::image) use write::empty;
 
 /// What [`create`] made.

@@ -12,7 +12,11 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use qcow2::convert::{ConvertError, Event, Target, convert};
+use qcow2::{
+    convert::{ConvertError, Event, Target, convert, stream, stream_raw},
+    disk::Disk,
+    image::create::CreateOptions,
+};
 
 use crate::{
     args::{Context, Run},
@@ -32,7 +36,7 @@ use source::Sources;
 /// Copy an image into another form
 ///
 /// Several sources are one disk, one behind the other. The target gets its name when it is
-/// complete: until then a file of that name stays as it was.
+/// complete: until then a file of that name stays as it was. `-` is standard output.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "qimg convert [-f FMT] [-O FMT] [-o OPTIONS] [-c] [-n] [-B FILE -F FMT] [-S SIZE]\n              \
@@ -46,6 +50,8 @@ Examples:
       qimg convert --bitmaps -O qcow2 disk.qcow2 copy.qcow2
   An overlay onto another copy of its base:
       qimg convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
+  To a pipe, from the front to the back (what was never written is left out):
+      qimg convert -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'
   Onto a device:
       qimg convert -n -O raw disk.qcow2 /dev/vg/disk
 
@@ -183,7 +189,8 @@ impl Run for ConvertArgs {
             return Err("Must specify image file name".into());
         };
         self.check_source_cache()?;
-        let mut shown = Shown::new(self.progress && !self.quiet);
+        let to_pipe = !self.no_create && target::is_pipe(target);
+        let mut shown = Shown::new(self.progress && !self.quiet && !to_pipe);
         let result = self.convert(&request, sources, target, &context, &mut shown);
         shown.end(result.is_ok())?;
         result
@@ -226,6 +233,10 @@ impl ConvertArgs {
         let opened = plan.open()?;
         shown.total(sources.disk().size());
         let source = sources.disk();
+        if let target::Opened::Pipe(options) = &opened {
+            send(&*source, options.as_deref())?;
+            return Ok(Exit::Success);
+        }
         let quiet = self.quiet;
         let copy = |into: Target<'_>| {
             let mut printed = Ok(());
@@ -252,6 +263,23 @@ impl ConvertArgs {
         }
         Ok(Exit::Success)
     }
+}
+
+/// Writes the disk to standard output, as an image or as it is.
+fn send(source: &dyn Disk, options: Option<&CreateOptions>) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let sent = match options {
+        Some(options) => stream(source, options, &mut out, &mut |_| {}),
+        None => stream_raw(source, &mut out, &mut |_| {}),
+    };
+    sent.map_err(|error| match error {
+        ConvertError::Write {
+            source: qcow2::Error::Io { source, .. },
+            ..
+        } => Failure::Output(source),
+        ConvertError::Write { source, .. } => Failure::Message(chain(&source)),
+        other => words(&other),
+    })
 }
 
 /// qemu-img's line, and on one before it the particulars.

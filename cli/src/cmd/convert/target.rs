@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io::IsTerminal as _,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,6 +31,7 @@ use crate::{
     error::{Failure, chain, os_text},
     image,
     opts::{Backing, Driver, ImageSpec, Value, Values, parse_path},
+    progname,
 };
 
 /// What the target is to be.
@@ -56,6 +58,8 @@ enum What {
         path: PathBuf,
         options: RawOptions,
     },
+    /// Standard output: an image, or the disk as it is.
+    Pipe(Option<Box<CreateOptions>>),
     /// It is there (`-n`).
     There {
         spec: Box<ImageSpec>,
@@ -116,6 +120,20 @@ impl Plan {
                     over_backing: backing.is_some(),
                 }
             }
+            Some(values) if is_pipe(name) => {
+                if args.compress || args.bitmaps || backing.is_some() {
+                    let text = "What goes to a pipe can't be compressed, and has neither bitmaps \
+                                nor a backing file";
+                    return Err(text.into());
+                }
+                match Format::named(&format) {
+                    Some(Format::Qcow2) => {
+                        let options = plan::qcow2(&values, &context.secrets);
+                        What::Pipe(Some(Box::new(options?)))
+                    }
+                    _ => What::Pipe(None),
+                }
+            }
             Some(values) => {
                 let about = |text: String| converting(name, &format, text);
                 let path = PathBuf::from(parse_path(name).map_err(about)?.path);
@@ -125,7 +143,7 @@ impl Plan {
         };
         let keeps_bitmaps = match &what {
             What::Qcow2 { options, .. } => options.version == qcow2::image::create::Version::V3,
-            What::Raw { .. } => false,
+            What::Raw { .. } | What::Pipe(_) => false,
             What::There { spec, .. } => spec.driver == Some(Driver::Qcow2),
         };
         if args.bitmaps && !keeps_bitmaps {
@@ -203,6 +221,12 @@ impl Plan {
                     is_zero,
                     file,
                 })
+            }
+            What::Pipe(options) => {
+                if std::io::stdout().is_terminal() {
+                    return Err("An image is not written to a terminal".into());
+                }
+                Ok(Opened::Pipe(options))
             }
             What::There {
                 spec,
@@ -374,9 +398,15 @@ fn open_there(spec: &ImageSpec) -> Result<There, String> {
     Ok(There::Qcow2(Box::new(writer)))
 }
 
+/// Whether the target is standard output. For qemu-img it is a file of that name.
+pub(super) fn is_pipe(name: &OsStr) -> bool {
+    name == "-" && !progname::is_qemu_img()
+}
+
 /// A target that can be filled.
 #[derive(Debug)]
 pub(super) enum Opened {
+    Pipe(Option<Box<CreateOptions>>),
     Qcow2 {
         builder: Box<Builder>,
         base: Option<Arc<dyn Disk>>,
@@ -424,6 +454,8 @@ impl Opened {
         durable: bool,
     ) -> Result<Written, Failure> {
         match self {
+            // It isn't filled here.
+            Self::Pipe(_) => Ok(Written::There),
             Self::Qcow2 {
                 builder,
                 base,

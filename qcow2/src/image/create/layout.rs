@@ -26,20 +26,20 @@ const NAMELESS_CLUSTER: u64 = 4096;
 
 /// Counts are clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::image) struct Layout {
-    pub(in crate::image) geometry: Geometry,
-    pub(in crate::image) refcount_table_clusters: u64,
-    pub(in crate::image) refcount_blocks: u64,
+pub(crate) struct Layout {
+    pub(crate) geometry: Geometry,
+    pub(crate) refcount_table_clusters: u64,
+    pub(crate) refcount_blocks: u64,
     /// Entries of the L1 table.
-    pub(in crate::image) l1_entries: u64,
-    pub(in crate::image) l1_clusters: u64,
-    pub(in crate::image) l2_tables: u64,
+    pub(crate) l1_entries: u64,
+    pub(crate) l1_clusters: u64,
+    pub(crate) l2_tables: u64,
     /// Clusters of the guest's disk that are mapped.
-    pub(in crate::image) mapped: u64,
+    pub(crate) mapped: u64,
     /// They are in the external data file, at the guest's offsets.
-    pub(in crate::image) in_data_file: bool,
+    pub(crate) in_data_file: bool,
     /// Bytes of the external data file, at least; 0 without one.
-    pub(in crate::image) data_file_bytes: u64,
+    pub(crate) data_file_bytes: u64,
 }
 
 impl Layout {
@@ -48,7 +48,7 @@ impl Layout {
     /// # Errors
     /// [`Error::Refused`] if the image would be larger than the format or the system
     /// allows.
-    pub(in crate::image) fn new(checked: &Checked<'_>) -> Result<Self> {
+    pub(crate) fn new(checked: &Checked<'_>) -> Result<Self> {
         match checked.preallocate {
             true => Self::full(checked),
             false => Self::with(checked, 0, 0),
@@ -59,7 +59,7 @@ impl Layout {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(in crate::image) fn full(checked: &Checked<'_>) -> Result<Self> {
+    pub(crate) fn full(checked: &Checked<'_>) -> Result<Self> {
         let geometry = checked.geometry;
         let l2_tables = geometry.l1_entries(checked.size);
         Self::with(checked, l2_tables, geometry.clusters_for(checked.size))
@@ -70,11 +70,7 @@ impl Layout {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(in crate::image) fn with(
-        checked: &Checked<'_>,
-        l2_tables: u64,
-        mapped: u64,
-    ) -> Result<Self> {
+    pub(crate) fn with(checked: &Checked<'_>, l2_tables: u64, mapped: u64) -> Result<Self> {
         let geometry = checked.geometry;
         let l1_entries = geometry.l1_entries(checked.size);
         let guest_clusters = geometry.clusters_for(checked.size);
@@ -132,30 +128,30 @@ impl Layout {
     }
 
     /// All clusters of the image file.
-    pub(in crate::image) fn clusters(&self) -> u64 {
+    pub(crate) fn clusters(&self) -> u64 {
         let data = if self.in_data_file { 0 } else { self.mapped };
         self.metadata().saturating_add(data)
     }
 
-    pub(in crate::image) fn refcount_blocks_at(&self) -> u64 {
+    pub(crate) fn refcount_blocks_at(&self) -> u64 {
         1 + self.refcount_table_clusters
     }
 
-    pub(in crate::image) fn l1_table_at(&self) -> u64 {
+    pub(crate) fn l1_table_at(&self) -> u64 {
         self.refcount_blocks_at() + self.refcount_blocks
     }
 
-    pub(in crate::image) fn l2_tables_at(&self) -> u64 {
+    pub(crate) fn l2_tables_at(&self) -> u64 {
         self.l1_table_at() + self.l1_clusters
     }
 
     /// The byte at which a cluster starts; [`new`](Self::new) saw to it that it exists.
-    pub(in crate::image) fn byte(&self, cluster: u64) -> u64 {
+    pub(crate) fn byte(&self, cluster: u64) -> u64 {
         cluster.saturating_mul(self.geometry.cluster_size())
     }
 
     /// Where the L1 table starts; 0 without one.
-    pub(in crate::image) fn l1_offset(&self) -> u64 {
+    pub(crate) fn l1_offset(&self) -> u64 {
         if self.l1_entries == 0 {
             0
         } else {
@@ -164,7 +160,7 @@ impl Layout {
     }
 
     /// Where the first mapped guest cluster is, in the image or in the data file.
-    pub(in crate::image) fn first_data_offset(&self) -> u64 {
+    pub(crate) fn first_data_offset(&self) -> u64 {
         if self.in_data_file {
             0
         } else {
@@ -174,7 +170,7 @@ impl Layout {
 
     /// Bytes of the image file. Without preallocation it ends with the L1 table's last
     /// entry, as qemu-img's do.
-    pub(in crate::image) fn file_bytes(&self) -> u64 {
+    pub(crate) fn file_bytes(&self) -> u64 {
         if self.mapped == 0 && self.l1_entries > 0 {
             return self.l1_offset() + self.l1_entries * 8;
         }
@@ -185,7 +181,7 @@ impl Layout {
     ///
     /// # Errors
     /// As [`TablePlaces::first_cluster`].
-    pub(in crate::image) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
+    pub(crate) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
         let places = TablePlaces {
             l1_entries: self.l1_entries,
             l1_offset: self.l1_offset(),
@@ -198,12 +194,12 @@ impl Layout {
 
 /// Where the tables are that the header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::image) struct TablePlaces {
-    pub(in crate::image) l1_entries: u64,
+pub(crate) struct TablePlaces {
+    pub(crate) l1_entries: u64,
     /// 0 without a table.
-    pub(in crate::image) l1_offset: u64,
-    pub(in crate::image) refcount_table_offset: u64,
-    pub(in crate::image) refcount_table_clusters: u64,
+    pub(crate) l1_offset: u64,
+    pub(crate) refcount_table_offset: u64,
+    pub(crate) refcount_table_clusters: u64,
 }
 
 impl TablePlaces {
@@ -211,7 +207,7 @@ impl TablePlaces {
     ///
     /// # Errors
     /// [`Error::Refused`] if that is more than a cluster.
-    pub(in crate::image) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
+    pub(crate) fn first_cluster(&self, checked: &Checked<'_>) -> Result<Vec<u8>> {
         let too_much = || {
             let reason = "No space left on device";
             Error::Refused(match &checked.options.backing {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Bytes in a sector, to which the guest's disk is rounded up.
-pub(in crate::image) const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 
 /// The largest disk that QEMU's block layer works with: 2^63 - 1, down to a multiple
 /// of 1 GiB.
@@ -102,13 +102,13 @@ impl Default for CreateOptions {
 
 /// Options that go together, and what follows from them.
 #[derive(Debug)]
-pub(in crate::image) struct Checked<'a> {
-    pub(in crate::image) options: &'a CreateOptions,
-    pub(in crate::image) geometry: Geometry,
+pub(crate) struct Checked<'a> {
+    pub(crate) options: &'a CreateOptions,
+    pub(crate) geometry: Geometry,
     /// Bytes of the guest's disk, a multiple of 512.
-    pub(in crate::image) size: u64,
+    pub(crate) size: u64,
     /// Whether every guest cluster gets its entry.
-    pub(in crate::image) preallocate: bool,
+    pub(crate) preallocate: bool,
 }
 
 fn refused<T>(message: impl Into<String>) -> Result<T> {
@@ -126,7 +126,7 @@ impl CreateOptions {
 
     /// # Errors
     /// [`Error::Refused`].
-    pub(in crate::image) fn check(&self) -> Result<Checked<'_>> {
+    pub(crate) fn check(&self) -> Result<Checked<'_>> {
         let Some(size) = self.size.or(self.backing.as_ref().and_then(|b| b.size)) else {
             return refused("Image creation needs a size parameter");
         };
@@ -253,7 +253,7 @@ impl CreateOptions {
 }
 
 /// QEMU's sentence for a backing file whose name doesn't fit.
-pub(in crate::image) fn assigning(backing: &Backing, reason: &str) -> String {
+pub(crate) fn assigning(backing: &Backing, reason: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!(
         "Could not assign backing file '{}' with format '{}': {reason}",
