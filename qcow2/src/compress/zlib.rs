@@ -7,6 +7,9 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 
 /// Bits of the window that is written: QEMU's readers have no larger one.
 const WINDOW_BITS: u8 = 12;
+/// The level. What comes out is no larger than with level 6 of zlib, QEMU's: this
+/// library's own level 6 is faster still, and leaves about 4 % more.
+const LEVEL: u32 = 9;
 
 /// The state of inflating.
 pub(super) struct Context(Decompress);
@@ -39,7 +42,7 @@ pub(super) struct Deflate(Compress);
 
 impl Deflate {
     pub(super) fn new() -> Self {
-        let level = Compression::default();
+        let level = Compression::new(LEVEL);
         Self(Compress::new_with_window_bits(level, false, WINDOW_BITS))
     }
 
