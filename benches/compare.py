@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import data
 import images
 
 TIB = 1 << 40
@@ -45,7 +46,7 @@ class Bench:
         self.rows.append((what, ours, theirs))
         print(row(what, ours, theirs), flush=True)
 
-    def both(self, what, arguments, image, writes):
+    def both(self, what, arguments, image, writes, **names):
         results = []
         for tool in (self.args.qimg, 'qemu-img'):
             copy = None
@@ -53,7 +54,8 @@ class Bench:
             if writes:
                 target = os.path.join(self.folder, 'copy.qcow2')
                 copy = (image, target)
-            command = [tool] + [a.format(image=target) for a in arguments]
+            command = [tool] + [a.format(image=target, **names)
+                                for a in arguments]
             results.append(self.measure(command, copy))
         self.pair(what, *results)
 
@@ -118,6 +120,8 @@ def main():
             bench.both('--version', ['--version'], '', False)
         for size in args.sizes.split(','):
             for density in args.densities.split(','):
+                if only and not any(name in only for name in COMMANDS):
+                    continue
                 image = images.two_bitmaps(folder, int(size) * TIB, density)
                 for name, (arguments, writes) in COMMANDS.items():
                     if only and name not in only:
@@ -132,6 +136,7 @@ def main():
                 bench.both('check, full disk of %d GiB, %s' % (
                     disk >> 30, 'scattered' if scattered else 'sequential'),
                     ['check', '{image}'], image, False)
+        data.rows(bench, folder, only)
         if (not only or 'dump' in only) and shutil.which('nbdinfo'):
             bench.dump('50r')
         slower = [what for what, ours, theirs in bench.rows

@@ -92,23 +92,24 @@ def two_bitmaps(folder, disk, density):
     return path
 
 
-def full_disk(folder, disk, scattered):
+def full_disk(folder, disk, scattered, cluster_bits=16):
     """Path of an image whose every guest cluster has a host cluster (a hole in the
     file), in the order of the disk or in random order."""
-    path = os.path.join(folder, 'full-%dG-%s.qcow2' % (
-        disk >> 30, 'scattered' if scattered else 'sequential'))
+    cluster = 1 << cluster_bits
+    path = os.path.join(folder, 'full-%dG-%dK-%s.qcow2' % (
+        disk >> 30, cluster >> 10, 'scattered' if scattered else 'sequential'))
     if os.path.exists(path):
         return path
-    data = disk // CLUSTER
-    l2_tables = -(-data // (CLUSTER // 8))
-    l1_clusters = -(-l2_tables * 8 // CLUSTER)
+    data = disk // cluster
+    l2_tables = -(-data // (cluster // 8))
+    l1_clusters = -(-l2_tables * 8 // cluster)
     blocks = table = 1
     while True:                         # until the refcounts count themselves
         total = 1 + table + blocks + l1_clusters + l2_tables + data
-        need = -(-total // (CLUSTER // 2))
-        if need == blocks and -(-need * 8 // CLUSTER) == table:
+        need = -(-total // (cluster // 2))
+        if need == blocks and -(-need * 8 // cluster) == table:
             break
-        blocks, table = need, -(-need * 8 // CLUSTER)
+        blocks, table = need, -(-need * 8 // cluster)
     blocks_at = 1 + table
     l1_at = blocks_at + blocks
     l2_at = l1_at + l1_clusters
@@ -116,25 +117,47 @@ def full_disk(folder, disk, scattered):
     order = list(range(data))
     if scattered:
         random.Random(3).shuffle(order)
-    l2 = array.array('Q', ((1 << 63) | (data_at + i) * CLUSTER for i in order))
+    l2 = array.array('Q', ((1 << 63) | (data_at + i) * cluster for i in order))
     if sys.byteorder == 'little':
         l2.byteswap()
     header = struct.pack(
-        '>IIQIIQIIQQIIQQQQII', 0x514649fb, 3, 0, 0, 16, disk, 0, l2_tables,
-        l1_at * CLUSTER, CLUSTER, table, 0, 0, 0, 0, 0, 4, 104)
+        '>IIQIIQIIQQIIQQQQII', 0x514649fb, 3, 0, 0, cluster_bits, disk, 0, l2_tables,
+        l1_at * cluster, cluster, table, 0, 0, 0, 0, 0, 4, 104)
     with open(path + '.part', 'wb') as f:
         f.write(header)
-        f.seek(CLUSTER)
+        f.seek(cluster)
         f.write(struct.pack('>%dQ' % blocks,
-                            *((blocks_at + i) * CLUSTER for i in range(blocks))))
-        f.seek(blocks_at * CLUSTER)
+                            *((blocks_at + i) * cluster for i in range(blocks))))
+        f.seek(blocks_at * cluster)
         f.write(b'\0\1' * total)
-        f.seek(l1_at * CLUSTER)
+        f.seek(l1_at * cluster)
         f.write(struct.pack('>%dQ' % l2_tables,
-                            *((1 << 63) | (l2_at + i) * CLUSTER
+                            *((1 << 63) | (l2_at + i) * cluster
                               for i in range(l2_tables))))
-        f.seek(l2_at * CLUSTER)
+        f.seek(l2_at * cluster)
         l2.tofile(f)
-        f.truncate(total * CLUSTER)
+        f.truncate(total * cluster)
+    os.rename(path + '.part', path)
+    return path
+
+
+def raw_disk(folder, mib):
+    """Path of a raw disk: of each 8 MiB five are data that compresses to about a half, two
+    are a hole, and one is data that doesn't compress."""
+    path = os.path.join(folder, 'raw-%dM.raw' % mib)
+    if os.path.exists(path):
+        return path
+    rng = random.Random(4)
+    words = [rng.randbytes(8) for _ in range(4096)]
+    with open(path + '.part', 'wb') as f:
+        for at in range(0, mib << 20, 1 << 20):
+            f.seek(at)
+            kind = (at >> 20) % 8
+            if kind < 5:
+                half = [w for w in rng.choices(words, k=1 << 16)]
+                f.write(b''.join(half) + b''.join(w[:4] * 2 for w in half))
+            elif kind < 6:
+                f.write(rng.randbytes(1 << 20))
+        f.truncate(mib << 20)
     os.rename(path + '.part', path)
     return path
