@@ -9,6 +9,7 @@ use super::{CompareError, CompareOptions, Comparison, Which};
 use crate::{
     Error, Result,
     disk::{Disk, DiskExt, Extent, ExtentsAndHoles},
+    io::PageBuffer,
 };
 
 /// Bytes that are read of a disk at once: buffers of two of them stay in a core's cache.
@@ -34,7 +35,7 @@ impl Found {
 }
 
 /// What is read of either disk.
-pub(super) type Buffers = (Vec<u8>, Vec<u8>);
+pub(super) type Buffers = (PageBuffer, PageBuffer);
 
 /// A part of the disks to be looked at.
 #[derive(Debug)]
@@ -312,12 +313,12 @@ impl Task {
 
 /// Reads `range` into `buffer`; of a part that can't be read, where it begins, and what is
 /// before it is in the buffer.
-fn fill(disk: &dyn Disk, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<(), (u64, Error)> {
+fn fill(disk: &dyn Disk, range: Range<u64>, buffer: &mut PageBuffer) -> Result<(), (u64, Error)> {
     let mut end = range.end;
     let mut failed = None;
     loop {
         let len = usize::try_from(end - range.start).unwrap_or(0);
-        buffer.resize(len, 0);
+        buffer.resize(len);
         let Err(error) = disk.read(range.start, buffer) else {
             break;
         };

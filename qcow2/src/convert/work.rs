@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     disk::Disk,
     image::build::{Unit, is_zero},
+    io::PageBuffer,
 };
 
 /// Sectors that are tried one by one where a larger read failed.
@@ -134,7 +135,7 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
     /// Takes pieces until none is left, or something failed.
     pub(super) fn work(&self) {
         let _alarm = Alarm(self.shared);
-        let (mut bytes, mut units) = (Vec::new(), Vec::new());
+        let (mut bytes, mut units) = (PageBuffer::default(), Vec::new());
         while let Some(piece) = self.next() {
             if let Err(error) = self.copy(&piece, &mut bytes, &mut units) {
                 self.shared.fail(error);
@@ -166,7 +167,7 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
     fn copy(
         &self,
         piece: &Piece,
-        bytes: &mut Vec<u8>,
+        bytes: &mut PageBuffer,
         units: &mut Vec<Unit>,
     ) -> Result<(), ConvertError> {
         let at = piece.range.start;
@@ -197,7 +198,7 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
     }
 
     /// Fills `bytes` with what the disk holds in the piece.
-    fn fill(&self, piece: &Piece, bytes: &mut Vec<u8>) -> Result<(), ConvertError> {
+    fn fill(&self, piece: &Piece, bytes: &mut PageBuffer) -> Result<(), ConvertError> {
         let start = piece.range.start;
         let index = |at: u64| usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX);
         let len = index(piece.range.end);
@@ -206,7 +207,7 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
             true => len.next_multiple_of(align),
             false => len,
         };
-        bytes.resize(whole, 0);
+        bytes.resize(whole);
         bytes.get_mut(len..).unwrap_or_default().fill(0);
         let mut parts = piece.parts.as_slice();
         while let Some((part, mut rest)) = parts.split_first() {
