@@ -13,7 +13,6 @@ use crate::{
     error::{Failure, chain},
     exit::Exit,
     getopt::Occurrence,
-    opts::ImageSpec,
     output::{self, escape_control},
     progname, size,
 };
@@ -186,29 +185,24 @@ impl BenchArgs {
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;
         let mut spec = cmd::image_spec(file, self.format.as_deref(), self.image_opts)?;
         cmd::share(&mut spec, self.force_share)?;
-        let opened = self.open_spec(&spec);
-        opened.map_err(|message| match message {
-            Failure::Message(text) => cmd::open_failure(&spec.given, text),
-            other => other,
-        })
-    }
-
-    fn open_spec(&self, spec: &ImageSpec) -> Result<Target, Failure> {
+        let refused = |text| Err(cmd::open_failure(&spec.given, text));
         if self.write && spec.force_share == Some(true) {
-            return Err("force-share=on can only be used with read-only images".into());
+            return refused("force-share=on can only be used with read-only images");
         }
-        let aio = self.aio.as_deref();
+        let native = self.native || self.aio.as_deref() == Some("native");
         let direct = matches!(&*self.cache, "none" | "directsync");
-        let native = self.native || aio == Some("native");
         if native && !direct && Path::new(&spec.file.path).exists() {
             let text = "aio=native was specified, but it requires cache.direct=on, which was not \
                         specified.";
-            return Err(text.into());
+            return refused(text);
         }
-        match self.write {
-            true => Ok(Target::writable(spec, self.cache != "unsafe")?),
-            false => Ok(Target::Disk(disk::open_named(spec)?.disk())),
-        }
+        Ok(match self.write {
+            true => Target::Write {
+                disk: disk::open_writable(&spec)?,
+                syncs: self.cache != "unsafe",
+            },
+            false => Target::Read(disk::open(&spec)?),
+        })
     }
 
     fn announce(&self, plan: &Plan) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use qcow2::{Error, Result};
+use qcow2::{Error, Result, io::PageBuffer};
 
 use super::target::Target;
 
@@ -88,12 +88,9 @@ impl Requests {
     /// # Errors
     /// Of the request or sync that failed first.
     pub(super) fn write(self, target: &Target, pattern: u8) -> Result<()> {
-        let threads = match target.writes_in_turn() {
-            true => 1,
-            false => self.threads(),
-        };
         let sync_each = self.plan.sync_each;
-        self.run(threads, pattern, target, |buffer, offset| {
+        // A write to an image has it for itself: threads would only wait for each other.
+        self.run(1, pattern, target, |buffer, offset| {
             target.write(offset, buffer)?;
             if sync_each { target.flush() } else { Ok(()) }
         })
@@ -115,7 +112,8 @@ impl Requests {
     ) -> Result<()> {
         let length = usize::try_from(self.plan.length).unwrap_or(usize::MAX);
         let work = || {
-            let mut buffer = vec![pattern; length];
+            let mut buffer = PageBuffer::new(length);
+            buffer.fill(pattern);
             while let Some(next) = self.next() {
                 match next {
                     Next::Request(offset) => {
