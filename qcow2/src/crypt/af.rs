@@ -22,7 +22,6 @@ pub(super) fn merge(stripes: &[u8], len: usize, hash: Hash) -> Zeroizing<Vec<u8>
 
 /// Makes the last of `stripes` such that all of them [`merge`] to `key`; the others are
 /// random.
-#[cfg(test)]
 pub(super) fn split(stripes: &mut [u8], key: &[u8], hash: Hash) {
     let Some((random, last)) = stripes
         .len()

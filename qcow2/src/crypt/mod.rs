@@ -29,6 +29,8 @@ mod luks;
 #[cfg(feature = "encryption")]
 mod modes;
 #[cfg(feature = "encryption")]
+mod new;
+#[cfg(feature = "encryption")]
 mod secret;
 #[cfg(all(test, feature = "encryption"))]
 mod tests;
@@ -37,9 +39,11 @@ mod tests;
 mod without;
 
 #[cfg(feature = "encryption")]
-pub use self::secret::Secret;
-#[cfg(feature = "encryption")]
 pub(crate) use self::{cipher::DataCipher, secret::Secrets};
+#[cfg(feature = "encryption")]
+pub use self::{luks::LuksOptions, new::Encryption, secret::Secret};
+#[cfg(not(feature = "encryption"))]
+pub use without::Encryption;
 #[cfg(not(feature = "encryption"))]
 pub(crate) use without::{DataCipher, Secrets};
 

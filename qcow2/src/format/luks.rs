@@ -181,6 +181,38 @@ impl LuksHeader {
         run("LUKS header", base, bytes, header).map(|(_, header)| header)
     }
 
+    /// Appends the header's bytes; names that are too long are cut.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let text = |out: &mut Vec<u8>, text: &[u8], len: usize| {
+            let end = out.len() + len;
+            out.extend(text.iter().take(len));
+            out.resize(end, 0);
+        };
+        let sectors = |offset: u64| u32::try_from(offset / SECTOR).unwrap_or(u32::MAX);
+        out.extend(MAGIC);
+        out.extend(1_u16.to_be_bytes());
+        text(out, &self.cipher_name, 32);
+        text(out, &self.cipher_mode, 32);
+        text(out, &self.hash, 32);
+        out.extend(sectors(self.payload_offset).to_be_bytes());
+        out.extend(self.key_bytes.to_be_bytes());
+        out.extend(self.master_key_digest);
+        out.extend(self.master_key_salt);
+        out.extend(self.master_key_iterations.to_be_bytes());
+        text(out, &self.uuid, 40);
+        for slot in &self.slots {
+            let state = match slot.active {
+                true => SLOT_ACTIVE,
+                false => SLOT_DISABLED,
+            };
+            out.extend(state.to_be_bytes());
+            out.extend(slot.iterations.to_be_bytes());
+            out.extend(slot.salt);
+            out.extend(sectors(slot.key_offset).to_be_bytes());
+            out.extend(slot.stripes.to_be_bytes());
+        }
+    }
+
     /// Cipher and key length in bits as QEMU names them, such as `aes-256`: in mode
     /// `xts` half of the key is used for the tweak.
     #[must_use]
@@ -255,6 +287,9 @@ mod tests {
     #[test]
     fn fixed_bytes() {
         let header = LuksHeader::parse(&sample(), HostOffset(0x40000)).unwrap();
+        let mut again = Vec::new();
+        header.encode(&mut again);
+        assert_eq!(again, sample());
         assert_eq!(header.cipher_alg(), "aes-256");
         assert_eq!(
             (header.mode(), header.ivgen()),

@@ -1,7 +1,10 @@
 //! The options of `create` as the library takes them. What each may be is checked here,
 //! in qemu-img's order and words; what goes together is the library's business.
 
+use std::time::Duration;
+
 use qcow2::{
+    crypt::{Encryption, LuksOptions},
     format::CompressionType,
     image::create::{Backing, CreateOptions, Preallocation, RawOptions, Version},
 };
@@ -69,6 +72,9 @@ pub(in crate::cmd) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<Creat
         return Err(refused("backing-fmt", format));
     }
     let encryption = encryption(values)?;
+    if encryption == Some("luks") {
+        check_luks_values(values)?;
+    }
     let preallocation = match values.text("preallocation") {
         None | Some("off") => Preallocation::Off,
         Some("metadata") => Preallocation::Metadata,
@@ -86,7 +92,7 @@ pub(in crate::cmd) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<Creat
         return Err("Backing format cannot be used without backing file".into());
     }
     let defaults = CreateOptions::default();
-    let options = CreateOptions {
+    let mut options = CreateOptions {
         size: values.number("size"),
         version,
         cluster_size: values
@@ -107,11 +113,20 @@ pub(in crate::cmd) fn qcow2(values: &Values, secrets: &[Secret]) -> Result<Creat
         data_file_raw: values.flag("data_file_raw"),
         preallocation,
         nocow: values.flag("nocow"),
+        encryption: None,
     };
-    if encryption {
-        options.validate().map_err(|e| e.to_string())?;
-        return Err(key_secret(values, secrets));
-    }
+    let Some(format) = encryption else {
+        return Ok(options);
+    };
+    options.validate().map_err(|e| e.to_string())?;
+    let Some(id) = values.text("encrypt.key-secret") else {
+        return Err("Parameter 'encrypt.key-secret' is required for cipher".into());
+    };
+    let secret = Secret::find_in(id, secrets)?;
+    options.encryption = Some(match format {
+        "luks" => Encryption::Luks(luks(values, secret)),
+        _ => Encryption::Aes(secret),
+    });
     Ok(options)
 }
 
@@ -139,27 +154,77 @@ fn refused(parameter: &str, value: &str) -> String {
     format!("Parameter '{parameter}' does not accept value '{value}'")
 }
 
-/// Whether encryption is asked for, by either of its two options.
-fn encryption(values: &Values) -> Result<bool, String> {
+/// The format of encryption, by either of its two options.
+fn encryption(values: &Values) -> Result<Option<&str>, String> {
     match (values.text("encrypt.format"), values.get("encryption")) {
         (Some(_), Some(Value::Flag(true, _))) => {
             Err("'encrypt.format' and its alias 'encryption' can't be used at the same time".into())
         }
-        (Some("aes" | "luks"), _) => Ok(true),
+        (Some(format @ ("aes" | "luks")), _) => Ok(Some(format)),
         (Some(other), _) => Err(refused("format", other)),
-        (None, _) => Ok(values.flag("encryption")),
+        (None, _) => Ok(values.flag("encryption").then_some("aes")),
     }
 }
 
-/// Why an encrypted image is not made.
-fn key_secret(values: &Values, secrets: &[Secret]) -> String {
-    match values.text("encrypt.key-secret") {
-        None => "Parameter 'encrypt.key-secret' is required for cipher".into(),
-        Some(id) if secrets.iter().any(|secret| secret.id == id) => {
-            "Creating encrypted images is not supported".into()
+/// The names that QEMU knows; what of them isn't offered is the library's business.
+fn check_luks_values(values: &Values) -> Result<(), String> {
+    let hashes = [
+        "md5",
+        "sha1",
+        "sha224",
+        "sha256",
+        "sha384",
+        "sha512",
+        "ripemd160",
+        "sm3",
+    ];
+    let ciphers = [
+        "aes-128",
+        "aes-192",
+        "aes-256",
+        "des",
+        "3des",
+        "cast5-128",
+        "serpent-128",
+        "serpent-192",
+        "serpent-256",
+        "twofish-128",
+        "twofish-192",
+        "twofish-256",
+        "sm4",
+    ];
+    for (name, known) in [
+        ("cipher-alg", &ciphers[..]),
+        ("cipher-mode", &["ecb", "cbc", "xts", "ctr"]),
+        ("ivgen-alg", &["plain", "plain64", "essiv"]),
+        ("ivgen-hash-alg", &hashes),
+        ("hash-alg", &hashes),
+    ] {
+        let value = values.text(&format!("encrypt.{name}"));
+        if let Some(value) = value.filter(|value| !known.contains(value)) {
+            return Err(refused(name, value));
         }
-        Some(id) => format!("No secret with id '{id}'"),
     }
+    Ok(())
+}
+
+fn luks(values: &Values, secret: qcow2::crypt::Secret) -> LuksOptions {
+    let mut options = LuksOptions::new(secret);
+    for (name, field) in [
+        ("cipher-alg", &mut options.cipher_alg),
+        ("cipher-mode", &mut options.cipher_mode),
+        ("ivgen-alg", &mut options.ivgen_alg),
+        ("hash-alg", &mut options.hash_alg),
+    ] {
+        if let Some(value) = values.text(&format!("encrypt.{name}")) {
+            value.clone_into(field);
+        }
+    }
+    options.ivgen_hash_alg = values.text("encrypt.ivgen-hash-alg").map(Into::into);
+    if let Some(time) = values.number("encrypt.iter-time") {
+        options.iter_time = Duration::from_millis(time);
+    }
+    options
 }
 
 #[cfg(test)]

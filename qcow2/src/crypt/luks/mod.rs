@@ -5,8 +5,11 @@
 //! LUKS volume, but in the image's clusters.
 
 mod check;
+mod create;
 
 use zeroize::Zeroizing;
+
+pub use create::LuksOptions;
 
 use super::{
     SECTOR, Secret, af,

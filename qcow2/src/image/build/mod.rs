@@ -101,6 +101,9 @@ impl Builder {
     ) -> Result<Self> {
         let refused = |text: &str| Err(Error::Refused(text.into()));
         let checked = options.check()?;
+        if options.encryption.is_some() {
+            return refused("Encrypted images aren't written front to back");
+        }
         if checked.options.data_file.is_some() != data_file.is_some() {
             return refused("The options and the storage differ over a data file");
         }
@@ -495,6 +498,7 @@ impl Builder {
             l1_offset: if l1.is_empty() { 0 } else { self.l1_offset.0 },
             refcount_table_offset: table.offset.0,
             refcount_table_clusters: table.clusters,
+            encryption_offset: 0,
         };
         let first = places.first_cluster(&self.options.check()?)?;
         let (sector, rest) = first.split_at_checked(SECTOR).unwrap_or((&first, &[]));

@@ -7,13 +7,17 @@
 //! └────────┴────────────────┴─────────────────┴──────────┴───────────┴───────────────┘
 //!                                                        └ with preallocation ┘
 //! ```
+//!
+//! The LUKS header of an encrypted image stands behind the L1 table.
 
 use super::options::{Checked, assigning};
 use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
+    crypt::Encryption,
     format::{
-        Autoclear, Compatible, ExtensionType, Extensions, FeatureNames, Header, Incompatible,
+        Autoclear, Compatible, CryptMethod, ExtensionType, Extensions, FeatureNames, Header,
+        Incompatible,
         header::{MAX_REFCOUNT_TABLE_BYTES, V2_LEN, V3_LEN},
     },
     image::create::options::Version,
@@ -33,6 +37,8 @@ pub(crate) struct Layout {
     /// Entries of the L1 table.
     pub(crate) l1_entries: u64,
     pub(crate) l1_clusters: u64,
+    /// The LUKS header with its key slots, behind the L1 table.
+    pub(crate) encryption_clusters: u64,
     pub(crate) l2_tables: u64,
     /// Clusters of the guest's disk that are mapped.
     pub(crate) mapped: u64,
@@ -81,6 +87,7 @@ impl Layout {
             refcount_blocks: 1,
             l1_entries,
             l1_clusters: geometry.clusters_for(l1_entries * 8),
+            encryption_clusters: geometry.clusters_for(checked.encryption_bytes),
             l2_tables,
             mapped,
             in_data_file: checked.options.data_file.is_some(),
@@ -141,8 +148,12 @@ impl Layout {
         self.refcount_blocks_at() + self.refcount_blocks
     }
 
-    pub(crate) fn l2_tables_at(&self) -> u64 {
+    pub(crate) fn encryption_at(&self) -> u64 {
         self.l1_table_at() + self.l1_clusters
+    }
+
+    pub(crate) fn l2_tables_at(&self) -> u64 {
+        self.encryption_at() + self.encryption_clusters
     }
 
     /// The byte at which a cluster starts; [`new`](Self::new) saw to it that it exists.
@@ -171,7 +182,7 @@ impl Layout {
     /// Bytes of the image file. Without preallocation it ends with the L1 table's last
     /// entry, as qemu-img's do.
     pub(crate) fn file_bytes(&self) -> u64 {
-        if self.mapped == 0 && self.l1_entries > 0 {
+        if self.mapped == 0 && self.l1_entries > 0 && self.encryption_clusters == 0 {
             return self.l1_offset() + self.l1_entries * 8;
         }
         self.byte(self.clusters())
@@ -187,6 +198,7 @@ impl Layout {
             l1_offset: self.l1_offset(),
             refcount_table_offset: self.byte(1),
             refcount_table_clusters: self.refcount_table_clusters,
+            encryption_offset: self.byte(self.encryption_at()),
         };
         places.first_cluster(checked)
     }
@@ -200,6 +212,8 @@ pub(crate) struct TablePlaces {
     pub(crate) l1_offset: u64,
     pub(crate) refcount_table_offset: u64,
     pub(crate) refcount_table_clusters: u64,
+    /// Where the LUKS header is, if there is one.
+    pub(crate) encryption_offset: u64,
 }
 
 impl TablePlaces {
@@ -216,7 +230,7 @@ impl TablePlaces {
             })
         };
         let mut header = self.header(checked)?;
-        let extensions = extensions(checked);
+        let extensions = extensions(checked, self.encryption_offset);
         let backing = checked.options.backing.as_ref().map(|b| b.file.as_slice());
         if let Some(name) = backing {
             let at = header.header_length as usize + extensions.encoded_len();
@@ -273,7 +287,10 @@ impl TablePlaces {
             backing_file: None,
             cluster_bits: checked.geometry.cluster_bits(),
             size: checked.size,
-            crypt_method: crate::format::CryptMethod::None,
+            crypt_method: options
+                .encryption
+                .as_ref()
+                .map_or(CryptMethod::None, Encryption::method),
             l1_size: small(self.l1_entries)?,
             l1_table_offset: HostOffset(self.l1_offset),
             refcount_table_offset: HostOffset(self.refcount_table_offset),
@@ -293,7 +310,7 @@ impl TablePlaces {
 }
 
 /// The header extensions, in QEMU's order.
-fn extensions(checked: &Checked<'_>) -> Extensions {
+fn extensions(checked: &Checked<'_>, encryption_offset: u64) -> Extensions {
     let options = checked.options;
     let mut extensions = Extensions {
         end: Some(0),
@@ -304,6 +321,11 @@ fn extensions(checked: &Checked<'_>) -> Extensions {
     }
     if let Some(name) = &options.data_file {
         extensions.set(ExtensionType::DATA_FILE, name.clone());
+    }
+    if checked.encryption_bytes > 0 {
+        let numbers = [encryption_offset, checked.encryption_bytes];
+        let data = numbers.map(u64::to_be_bytes).concat();
+        extensions.set(ExtensionType::ENCRYPTION, data);
     }
     if options.version == Version::V3 && checked.geometry.cluster_size() > NAMELESS_CLUSTER {
         let mut names = Vec::new();

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Geometry, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS, Result,
+    crypt::Encryption,
     format::{
         CompressionType,
         header::{MAX_BACKING_NAME, MAX_L1_BYTES},
@@ -79,6 +80,8 @@ pub struct CreateOptions {
     pub preallocation: Preallocation,
     /// Ask the file system not to copy on write.
     pub nocow: bool,
+    /// How guest data is encrypted.
+    pub encryption: Option<Encryption>,
 }
 
 impl Default for CreateOptions {
@@ -96,6 +99,7 @@ impl Default for CreateOptions {
             data_file_raw: false,
             preallocation: Preallocation::Off,
             nocow: false,
+            encryption: None,
         }
     }
 }
@@ -109,6 +113,8 @@ pub(crate) struct Checked<'a> {
     pub(crate) size: u64,
     /// Whether every guest cluster gets its entry.
     pub(crate) preallocate: bool,
+    /// Bytes of the LUKS header with its key slots.
+    pub(crate) encryption_bytes: u64,
 }
 
 fn refused<T>(message: impl Into<String>) -> Result<T> {
@@ -150,7 +156,10 @@ impl CreateOptions {
         let size = check_size(size, geometry)?;
         self.check_names()?;
         let preallocate = self.preallocation != Preallocation::Off || self.data_file_raw;
+        let encryption = self.encryption.as_ref();
+        let encryption_bytes = encryption.map_or(Ok(0), Encryption::region_len)?;
         Ok(Checked {
+            encryption_bytes,
             options: self,
             geometry,
             size,

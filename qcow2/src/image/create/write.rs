@@ -55,6 +55,10 @@ fn write_after(
 ) -> Result<()> {
     make_room(storage, layout)?;
     write_tables(storage, layout)?;
+    if let Some(encryption) = &checked.options.encryption {
+        let at = HostOffset(layout.byte(layout.encryption_at()));
+        encryption.write(storage, at)?;
+    }
     if !layout.in_data_file {
         let used = layout.byte(layout.clusters());
         reserve(
