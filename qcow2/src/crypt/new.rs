@@ -22,6 +22,15 @@ impl Encryption {
         }
     }
 
+    /// What the image can be opened with.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        match self {
+            Self::Luks(options) => &options.secret,
+            Self::Aes(secret) => secret,
+        }
+    }
+
     /// Bytes that the image holds of its own for it.
     ///
     /// # Errors

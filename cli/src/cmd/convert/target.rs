@@ -9,13 +9,13 @@ use std::{
 };
 
 use qcow2::{
-    BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
+    Error, Image, OpenOptions,
     convert::Target,
     disk::{Disk, DiskMut, RawDisk},
     image::{
         GuestWriter,
         build::Builder,
-        create::{CreateOptions, Preallocation, RawOptions},
+        create::{CreateOptions, Preallocation, RawOptions, create_in},
     },
     io::{Access, FileStorage, LockMode, NewFile, Storage},
 };
@@ -30,7 +30,7 @@ use crate::{
     disk,
     error::{Failure, chain, os_text},
     image,
-    opts::{Backing, Driver, ImageSpec, Value, Values, parse_path},
+    opts::{Driver, ImageSpec, Value, Values, parse_path},
     progname,
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Plan {
 enum What {
     Qcow2 {
         path: PathBuf,
-        options: CreateOptions,
+        options: Box<CreateOptions>,
         /// The file behind it, and its format.
         backing: Option<(OsString, String)>,
     },
@@ -194,7 +194,15 @@ impl Plan {
                 let storage = Arc::clone(file.storage()) as Arc<dyn Storage>;
                 let data = data_file.as_ref();
                 let data = data.map(|file| Arc::clone(file.storage()) as Arc<dyn Storage>);
-                let builder = Builder::new(storage, data, options, self.compress);
+                if options.encryption.is_some() {
+                    let disk = encrypted(storage, data, &options).map_err(about(&path))?;
+                    return Ok(Opened::Encrypted {
+                        disk: Box::new(disk),
+                        file,
+                        data_file,
+                    });
+                }
+                let builder = Builder::new(storage, data, *options, self.compress);
                 Ok(Opened::Qcow2 {
                     builder: Box::new(builder.map_err(about(&path))?),
                     base,
@@ -309,7 +317,7 @@ fn new_target(
     match Format::named(format) {
         Some(Format::Qcow2) => Ok(What::Qcow2 {
             path,
-            options: plan::qcow2(values, &context.secrets)?,
+            options: Box::new(plan::qcow2(values, &context.secrets)?),
             backing: backing.map(|(file, format)| (file.into(), format)),
         }),
         _ => {
@@ -320,6 +328,28 @@ fn new_target(
             Ok(What::Raw { path, options })
         }
     }
+}
+
+/// An encrypted image, made empty and opened to be filled.
+fn encrypted(
+    storage: Arc<dyn Storage>,
+    data_file: Option<Arc<dyn Storage>>,
+    options: &CreateOptions,
+) -> qcow2::Result<GuestWriter> {
+    if options.backing.is_some() {
+        let text = "A new image that is encrypted and has a backing file can't be filled";
+        return Err(Error::Unsupported(text.into()));
+    }
+    create_in(&*storage, data_file.as_deref(), options)?;
+    let mut open = OpenOptions::new().writable(true).lock(LockMode::ReadWrite);
+    if let Some(encryption) = &options.encryption {
+        open = open.secret(encryption.secret().clone());
+    }
+    let mut image = open.open_storage("the target", storage)?;
+    if let Some(data_file) = data_file {
+        image = image.with_data_file(data_file);
+    }
+    image.into_writer()
 }
 
 /// The disk behind the target called `name`.
@@ -383,16 +413,7 @@ fn open_there(spec: &ImageSpec) -> Result<There, String> {
         let disk = RawDisk::new_writable(&path.to_string_lossy(), Arc::new(file));
         return Ok(There::Raw(disk.map_err(failed)?));
     }
-    let options = OpenOptions::new()
-        .writable(true)
-        .backing(match spec.backing {
-            Backing::Header => BackingPolicy::Follow,
-            Backing::Nothing => BackingPolicy::Ignore,
-        })
-        .data_file(match &spec.data_file {
-            Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
-            None => DataFilePolicy::Follow,
-        });
+    let options = disk::options(spec, &file)?.writable(true);
     let image = options.open_file(file).map_err(failed)?;
     let writer = image.into_writer().map_err(failed)?;
     Ok(There::Qcow2(Box::new(writer)))
@@ -410,6 +431,11 @@ pub(super) enum Opened {
     Qcow2 {
         builder: Box<Builder>,
         base: Option<Arc<dyn Disk>>,
+        file: NewFile,
+        data_file: Option<NewFile>,
+    },
+    Encrypted {
+        disk: Box<GuestWriter>,
         file: NewFile,
         data_file: Option<NewFile>,
     },
@@ -467,6 +493,19 @@ impl Opened {
                     base: base.as_deref(),
                 })?;
                 builder.finish(durable).map_err(|e| failed(&e))?;
+                Ok(Written::New { file, data_file })
+            }
+            Self::Encrypted {
+                disk,
+                file,
+                data_file,
+            } => {
+                copy(Target::Disk {
+                    disk: &*disk,
+                    is_zero: true,
+                    base: None,
+                })?;
+                disk.close().map_err(|e| failed(&e))?;
                 Ok(Written::New { file, data_file })
             }
             Self::Raw {
