@@ -16,6 +16,7 @@ mod compare;
 mod convert;
 mod create;
 mod dirty;
+mod encryption;
 mod images;
 mod info;
 mod locks;

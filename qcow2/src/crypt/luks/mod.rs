@@ -6,6 +6,8 @@
 
 mod check;
 mod create;
+#[cfg(test)]
+mod tests;
 
 use zeroize::Zeroizing;
 

@@ -1,0 +1,159 @@
+//! Encrypted images: secrets, wrong ones and missing ones, and what is made.
+
+use std::fs;
+
+use crate::pair::{Pair, find};
+
+const SECRET: &str = "--object secret,id=s,data=x";
+
+/// Runs qemu-io on the image that the words name.
+fn write(pair: &Pair, image: &str, commands: &[&str]) {
+    let mut words: Vec<&str> = image.split(' ').collect();
+    words.extend(commands.iter().flat_map(|command| ["-c", command]));
+    let output = std::process::Command::new(find("qemu-io").unwrap())
+        .args(&words)
+        .current_dir(pair.work())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+}
+
+fn opts(name: &str) -> String {
+    format!("{SECRET} --image-opts driver=qcow2,encrypt.key-secret=s,file.filename={name}")
+}
+
+#[test]
+fn secrets() {
+    let Some(mut pair) = Pair::new() else { return };
+    let luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    let words = format!("create -q -f qcow2 {SECRET} -o {luks} luks 1M");
+    pair.make(&words.split(' ').collect::<Vec<_>>());
+    let words =
+        format!("create -q -f qcow2 {SECRET} -o encrypt.format=aes,encrypt.key-secret=s aes 1M");
+    pair.make(&words.split(' ').collect::<Vec<_>>());
+    pair.make(&["create", "-q", "-f", "qcow2", "plain", "1M"]);
+    pair.make(&[
+        "create", "-q", "-f", "qcow2", "-b", "luks", "-F", "qcow2", "top",
+    ]);
+    for name in ["luks", "aes"] {
+        let commands = [
+            "write -P 7 100k 200k",
+            "write -z 512k 64k",
+            "write -P 9 700k 1k",
+        ];
+        write(&pair, &opts(name), &commands);
+    }
+    fs::write(pair.work().join("not-text"), [0xff, 0xfe]).unwrap();
+    fs::write(pair.work().join("zero"), b"x\0").unwrap();
+    fs::write(pair.work().join("line"), b"x\n").unwrap();
+    for name in ["luks", "aes", "plain", "top"] {
+        pair.same_line(&format!("map {name}"));
+        for secret in [
+            "secret,id=s,data=x",
+            "secret,id=s,data=y",
+            "secret,id=s,data=",
+            "secret,id=t,data=x",
+            "secret,id=s,file=not-text",
+            "secret,id=s,file=zero",
+            "secret,id=s,file=line",
+            "secret,id=s,data=eA==,format=base64",
+            "secret,id=s,data=eA,format=base64",
+            "secret,id=s,data=eA==zz,format=base64",
+            "secret,id=s,data=%,format=base64",
+        ] {
+            let image = format!("driver=qcow2,encrypt.key-secret=s,file.filename={name}");
+            pair.same_line(&format!("map --object {secret} --image-opts {image}"));
+        }
+        for more in [
+            "",
+            ",encrypt.format=luks",
+            ",encrypt.format=aes",
+            ",encrypt.format=foo",
+            ",encrypt.foo=x",
+            ",backing.encrypt.key-secret=s",
+        ] {
+            for key in ["", ",encrypt.key-secret=s", ",encrypt.key-secret=nobody"] {
+                // A plain image has no backing file to be opened.
+                if more.starts_with(",backing") && name != "top" {
+                    continue;
+                }
+                let image = format!("driver=qcow2,file.filename={name}{key}{more}");
+                for form in ["human", "json"] {
+                    pair.same_line(&format!(
+                        "map --output={form} {SECRET} --image-opts {image}"
+                    ));
+                }
+            }
+        }
+    }
+    let image = |name: &str| format!("driver=qcow2,encrypt.key-secret=s,file.filename={name}");
+    for (one, two) in [("luks", "aes"), ("luks", "plain"), ("aes", "aes")] {
+        let (one, two) = (image(one), image(two));
+        pair.same_line(&format!("compare {SECRET} --image-opts {one} {two}"));
+    }
+    pair.same_line("compare luks plain");
+    pair.finish();
+}
+
+/// The names that are refused, and those that make the same image but for its keys.
+#[test]
+fn made_as_by_qemu_img() {
+    let Some(mut pair) = Pair::new() else { return };
+    for options in [
+        "encrypt.cipher-alg=foo",
+        "encrypt.cipher-mode=foo",
+        "encrypt.ivgen-alg=foo",
+        "encrypt.ivgen-hash-alg=foo",
+        "encrypt.hash-alg=foo",
+        "encrypt.cipher-alg=sm4",
+        "encrypt.cipher-alg=des",
+        "encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha1",
+        "encrypt.key-secret=nobody",
+    ] {
+        pair.same_line(&format!(
+            "create -f qcow2 {SECRET} -o encrypt.format=luks,encrypt.key-secret=s,{options} a 1M"
+        ));
+    }
+    for options in [
+        "encrypt.format=aes",
+        "encryption=on",
+        "encrypt.format=luks,encrypt.iter-time=0",
+        "encrypt.format=luks,encrypt.iter-time=0,encrypt.cipher-alg=serpent-128,\
+         encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.hash-alg=sha1",
+        "encrypt.format=luks,encrypt.iter-time=0,cluster_size=512,compat=0.10",
+    ] {
+        let words = format!("create -f qcow2 {SECRET} -o encrypt.key-secret=s,{options} a 1M");
+        let words: Vec<&str> = words.split(' ').collect();
+        let made = pair.qemu(&words);
+        let theirs = (
+            fs::metadata(pair.work().join("a")).unwrap().len(),
+            info(&pair),
+        );
+        let ours = pair.ours(&words);
+        pair.note(&words, &made, &ours);
+        assert_eq!(
+            (
+                fs::metadata(pair.work().join("a")).unwrap().len(),
+                info(&pair)
+            ),
+            theirs
+        );
+        write(
+            &pair,
+            &opts("a"),
+            &["write -P 7 1k 300k", "read -P 7 1k 300k"],
+        );
+        pair.same_line(&format!("check {}", opts("a")));
+        pair.same_line(&format!("map --output=json {}", opts("a")));
+    }
+    pair.finish();
+}
+
+/// What qemu-img says of `a`, but for what is random or of the moment.
+fn info(pair: &Pair) -> String {
+    let text = pair.qemu(&["info", "a"]).stdout;
+    let kept = text
+        .lines()
+        .filter(|line| !line.contains("uuid") && !line.contains("disk size"));
+    kept.collect::<Vec<_>>().join("\n")
+}
