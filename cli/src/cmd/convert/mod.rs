@@ -1,6 +1,7 @@
 //! `convert`: a copy of an image, in another form.
 
 mod bitmaps;
+mod plan;
 mod progress;
 mod request;
 mod source;
@@ -229,7 +230,7 @@ impl ConvertArgs {
     ) -> Result<Exit, Failure> {
         shown.begin()?;
         let sources = Sources::open(self, files, context.snapshot.as_ref())?;
-        let plan = target::Plan::new(self, &sources, target, context)?;
+        let plan = plan::Plan::new(self, &sources, target, context)?;
         let opened = plan.open()?;
         shown.total(sources.disk().size());
         let source = sources.disk();

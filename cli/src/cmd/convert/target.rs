@@ -1,12 +1,6 @@
-//! The target: planned, made or opened, filled, and given its name.
+//! The target: made or opened as planned, filled, and given its name.
 
-use std::{
-    ffi::{OsStr, OsString},
-    io::IsTerminal as _,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ffi::OsStr, io::IsTerminal as _, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use qcow2::{
     Error, Image, OpenOptions,
@@ -15,150 +9,22 @@ use qcow2::{
     image::{
         GuestWriter,
         build::Builder,
-        create::{CreateOptions, Preallocation, RawOptions, create_in},
+        create::{CreateOptions, Preallocation, create_in},
     },
     io::{Access, FileStorage, LockMode, NewFile, Storage},
 };
 
-use super::{ConvertArgs, request, source::Sources};
+use super::plan::{Plan, What, converting};
 use crate::{
-    args::Context,
-    cmd::{
-        self, beside,
-        create::{Format, plan},
-    },
+    cmd::{self, beside},
     disk,
     error::{Failure, chain, os_text},
     image,
-    opts::{Driver, ImageSpec, Value, Values, parse_path},
+    opts::{Driver, ImageSpec},
     progname,
 };
 
-/// What the target is to be.
-#[derive(Debug)]
-pub(super) struct Plan {
-    /// As it was given.
-    name: OsString,
-    /// As it was given.
-    format: String,
-    compress: bool,
-    size: u64,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Qcow2 {
-        path: PathBuf,
-        options: Box<CreateOptions>,
-        /// The file behind it, and its format.
-        backing: Option<(OsString, String)>,
-    },
-    Raw {
-        path: PathBuf,
-        options: RawOptions,
-    },
-    /// Standard output: an image, or the disk as it is.
-    Pipe(Option<Box<CreateOptions>>),
-    /// It is there (`-n`).
-    There {
-        spec: Box<ImageSpec>,
-        is_zero: bool,
-        over_backing: bool,
-    },
-}
-
 impl Plan {
-    /// Checks what was asked for; nothing is touched.
-    ///
-    /// # Errors
-    /// In qemu-img's words.
-    pub(super) fn new(
-        args: &ConvertArgs,
-        sources: &Sources,
-        name: &OsString,
-        context: &Context,
-    ) -> Result<Self, Failure> {
-        let size = sources.disk().size();
-        let given = args.target_format.clone();
-        let format = given.clone().unwrap_or_else(|| "raw".into());
-        let mut values = None;
-        let mut backing = args.backing.clone();
-        if !args.no_create {
-            let kind = Format::named(&format);
-            let kind = kind.ok_or_else(|| format!("Unknown file format '{format}'"))?;
-            let made = values.insert(options(args, kind, &format, size)?);
-            backing = made.text("backing_file").map(ToOwned::to_owned);
-        }
-        let backing_format = match &values {
-            Some(values) => values.text("backing_fmt").map(ToOwned::to_owned),
-            None => args.backing_format.clone(),
-        };
-        if backing.is_some() && backing_format.is_none() {
-            return Err("Use of backing file requires explicit backing format".into());
-        }
-        if sources.are_several() && backing.is_some() {
-            let text = "Having a backing file for the target makes no sense when concatenating \
-                        multiple input images";
-            return Err(text.into());
-        }
-        if args.compress {
-            check_compression(&format, args, values.as_ref())?;
-        }
-        if args.bitmaps {
-            super::bitmaps::check(sources, args.skip_broken_bitmaps)?;
-        }
-        request::check_target_cache(args)?;
-        let what = match values {
-            None => {
-                cmd::exclusive(given.as_deref(), args.target_image_opts)?;
-                let format = (!args.target_image_opts).then_some(format.as_str());
-                let spec = cmd::image_spec(name, format, args.target_image_opts)?;
-                What::There {
-                    spec: Box::new(spec),
-                    is_zero: args.target_is_zero,
-                    over_backing: backing.is_some(),
-                }
-            }
-            Some(values) if is_pipe(name) => {
-                if args.compress || args.bitmaps || backing.is_some() {
-                    let text = "What goes to a pipe can't be compressed, and has neither bitmaps \
-                                nor a backing file";
-                    return Err(text.into());
-                }
-                match Format::named(&format) {
-                    Some(Format::Qcow2) => {
-                        let options = plan::qcow2(&values, &context.secrets);
-                        What::Pipe(Some(Box::new(options?)))
-                    }
-                    _ => What::Pipe(None),
-                }
-            }
-            Some(values) => {
-                let about = |text: String| converting(name, &format, text);
-                let path = PathBuf::from(parse_path(name).map_err(about)?.path);
-                new_target(&values, path, &format, context, backing.zip(backing_format))
-                    .map_err(about)?
-            }
-        };
-        let keeps_bitmaps = match &what {
-            What::Qcow2 { options, .. } => options.version == qcow2::image::create::Version::V3,
-            What::Raw { .. } | What::Pipe(_) => false,
-            What::There { spec, .. } => spec.driver == Some(Driver::Qcow2),
-        };
-        if args.bitmaps && !keeps_bitmaps {
-            let text = format!("Format driver '{format}' does not support bitmaps");
-            return Err(text.into());
-        }
-        Ok(Self {
-            name: name.clone(),
-            format,
-            compress: args.compress,
-            size,
-            what,
-        })
-    }
-
     /// Makes or opens it.
     ///
     /// # Errors
@@ -256,76 +122,6 @@ impl Plan {
                     over_backing,
                 })
             }
-        }
-    }
-}
-
-fn converting(name: &OsStr, format: &str, message: String) -> Failure {
-    let name = name.to_string_lossy();
-    Failure::Message(format!(
-        "{name}: error while converting {format}: {message}"
-    ))
-}
-
-/// The options of a new image.
-fn options(args: &ConvertArgs, kind: Format, format: &str, size: u64) -> Result<Values, Failure> {
-    let mut values = kind.schema().parse(&args.options.join(","))?;
-    values.put("size", Value::Size(size));
-    for (given, option, what) in [
-        (&args.backing, "backing_file", "Backing file"),
-        (&args.backing_format, "backing_fmt", "Backing file format"),
-    ] {
-        let Some(text) = given else { continue };
-        if !values.accepts(option) {
-            return Err(format!("{what} not supported for file format '{format}'").into());
-        }
-        values.put(option, Value::Text(text.clone()));
-    }
-    Ok(values)
-}
-
-fn check_compression(
-    format: &str,
-    args: &ConvertArgs,
-    values: Option<&Values>,
-) -> Result<(), Failure> {
-    if !args.target_image_opts && Format::named(format) != Some(Format::Qcow2) {
-        return Err("Compression not supported for this file format".into());
-    }
-    let Some(values) = values else {
-        return Ok(());
-    };
-    if values.flag("encryption") || values.text("encrypt.format").is_some() {
-        return Err("Compression and encryption not supported at the same time".into());
-    }
-    let preallocates = values
-        .text("preallocation")
-        .is_some_and(|mode| mode != "off");
-    if preallocates {
-        return Err("Compression and preallocation not supported at the same time".into());
-    }
-    Ok(())
-}
-
-fn new_target(
-    values: &Values,
-    path: PathBuf,
-    format: &str,
-    context: &Context,
-    backing: Option<(String, String)>,
-) -> Result<What, String> {
-    match Format::named(format) {
-        Some(Format::Qcow2) => Ok(What::Qcow2 {
-            path,
-            options: Box::new(plan::qcow2(values, &context.secrets)?),
-            backing: backing.map(|(file, format)| (file.into(), format)),
-        }),
-        _ => {
-            let options = plan::raw(values)?;
-            if options.preallocation == Preallocation::Metadata {
-                return Err("Unsupported preallocation mode: metadata".into());
-            }
-            Ok(What::Raw { path, options })
         }
     }
 }
