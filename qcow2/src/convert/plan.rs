@@ -9,8 +9,8 @@ use crate::{
     disk::{Disk, DiskExt, Extent, ExtentKind, ExtentsAndHoles},
 };
 
-/// Bytes of a piece, unless a cluster is larger.
-const PIECE: u64 = 1 << 20;
+/// Bytes of a piece, unless a cluster is larger: what a core's cache holds.
+const PIECE: u64 = 256 << 10;
 /// Zeros within a piece up to which it goes on behind them.
 const GAP: u64 = 256 << 10;
 
