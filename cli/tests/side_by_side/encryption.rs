@@ -166,7 +166,7 @@ fn info(pair: &Pair) -> String {
 #[test]
 fn copied_into_encrypted_images() {
     let Some(pair) = Pair::new() else { return };
-    let bytes: Vec<u8> = (0..300_000_u32).map(|n| (n / 1000) as u8).collect();
+    let bytes: Vec<u8> = (0..=255_u8).flat_map(|byte| [byte; 1000]).collect();
     fs::write(pair.work().join("plain.raw"), &bytes).unwrap();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     for how in ["luks,encrypt.iter-time=10", "aes"] {
