@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::{
     cmd::{
-        bench, bitmap, check, compare, completions, convert, create, info, man, map, measure,
+        bench, bitmap, check, compare, completions, convert, create, dd, info, man, map, measure,
         migrate, stream,
     },
     error::Failure,
@@ -61,6 +61,7 @@ enum Verb {
     Completions(completions::CompletionsArgs),
     Convert(convert::ConvertArgs),
     Create(create::CreateArgs),
+    Dd(dd::DdArgs),
     Info(info::InfoArgs),
     Man(man::ManArgs),
     Map(map::MapArgs),
@@ -127,6 +128,7 @@ pub(crate) fn run(name: &OsStr, words: Vec<OsString>) -> Option<Result<Exit, Fai
         "completions" => dispatch::<completions::CompletionsArgs>(words),
         "convert" => dispatch::<convert::ConvertArgs>(words),
         "create" => dispatch::<create::CreateArgs>(words),
+        "dd" => dispatch::<dd::DdArgs>(words),
         "info" => dispatch::<info::InfoArgs>(words),
         "man" => dispatch::<man::ManArgs>(words),
         "map" => dispatch::<map::MapArgs>(words),

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "bench",
     "bitmap",
     "check",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 13] = [
     "completions",
     "convert",
     "create",
+    "dd",
     "info",
     "man",
     "map",

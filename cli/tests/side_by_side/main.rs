@@ -15,6 +15,7 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod dirty;
 mod encryption;
 mod images;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Extents told in one go.
-const AT_ONCE: usize = 1024;
+pub(super) const AT_ONCE: usize = 1024;
 
 /// Several disks, one behind the other, to be read as one.
 #[derive(Debug)]
@@ -63,6 +63,22 @@ fn shifted(error: Error, by: u64) -> Error {
             source,
         } => Error::Guest {
             start: GuestOffset(start.0.saturating_add(by)),
+            length,
+            source,
+        },
+        other => other,
+    }
+}
+
+/// The other way round: as seen from `by` bytes behind the beginning.
+pub(super) fn shifted_back(error: Error, by: u64) -> Error {
+    match error {
+        Error::Guest {
+            start,
+            length,
+            source,
+        } => Error::Guest {
+            start: GuestOffset(start.0.saturating_sub(by)),
             length,
             source,
         },

@@ -11,6 +11,7 @@
 //! each core, whatever the disk.
 
 mod concat;
+mod part;
 mod plan;
 mod sink;
 mod stream;
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub use concat::Concat;
+pub use part::Part;
 pub use stream::{stream, stream_raw};
 
 use crate::{

@@ -10,6 +10,7 @@ mod target;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
+    ops::Range,
 };
 
 use clap::{Args, ValueHint};
@@ -38,7 +39,7 @@ use source::Sources;
 ///
 /// Several sources are one disk, one behind the other. The target gets its name when it is
 /// complete: until then a file of that name stays as it was. `-` is standard output.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(
     override_usage = "qimg convert [-f FMT] [-O FMT] [-o OPTIONS] [-c] [-n] [-B FILE -F FMT] [-S SIZE]\n              \
                       [-l SNAPSHOT] [-p] [-q] [--bitmaps] FILENAME [FILENAME...] TARGET",
@@ -199,6 +200,24 @@ impl Run for ConvertArgs {
 }
 
 impl ConvertArgs {
+    /// Those of `dd`.
+    pub(crate) fn for_dd(
+        source_format: Option<String>,
+        image_opts: bool,
+        target_format: Option<String>,
+        force_share: bool,
+        files: [OsString; 2],
+    ) -> Self {
+        Self {
+            source_format,
+            image_opts,
+            target_format,
+            force_share,
+            files: files.into(),
+            ..Self::default()
+        }
+    }
+
     /// `-o help`
     fn help(&self, target: Option<&OsString>) -> Result<Exit, Failure> {
         let name = self.target_format.as_deref().unwrap_or("raw");
@@ -232,6 +251,17 @@ impl ConvertArgs {
         let sources = Sources::open(self, files, context.snapshot.as_ref())?;
         let plan = plan::Plan::new(self, &sources, target, context)?;
         let opened = plan.open()?;
+        self.fill(request, &sources, opened, shown)
+    }
+
+    /// Copies the sources into the target.
+    fn fill(
+        &self,
+        request: &Request,
+        sources: &Sources,
+        opened: target::Opened,
+        shown: &mut Shown,
+    ) -> Result<Exit, Failure> {
         shown.total(sources.disk().size());
         let source = sources.disk();
         if let target::Opened::Pipe(options) = &opened {
@@ -255,15 +285,47 @@ impl ConvertArgs {
         };
         let written = opened.fill(copy, request.durable)?;
         let written = match self.bitmaps {
-            true => bitmaps::copy(&sources, written, self.skip_broken_bitmaps)?,
+            true => bitmaps::copy(sources, written, self.skip_broken_bitmaps)?,
             false => written,
         };
         written.finish(request.durable)?;
         if !self.bitmaps && !self.quiet && !progname::is_qemu_img() {
-            bitmaps::tell_of_those_left(&sources);
+            bitmaps::tell_of_those_left(sources);
         }
         Ok(Exit::Success)
     }
+}
+
+/// What `dd` does: the part of the source that `range` tells by its size, and whether all
+/// that is left out is there.
+///
+/// # Errors
+/// In qemu-img's words.
+pub(crate) fn copy_part(
+    args: &ConvertArgs,
+    context: &Context,
+    range: impl Fn(u64) -> (Range<u64>, bool),
+) -> Result<Exit, Failure> {
+    let request = Request::new(args)?;
+    let [input, output] = args.files.as_slice() else {
+        return Err("Must specify both input and output files".into());
+    };
+    if let Some(name) = args.target_format.as_deref()
+        && Format::named(name).is_none()
+    {
+        return Err("Unknown file format".into());
+    }
+    let mut sources = Sources::open(args, std::slice::from_ref(input), None)?;
+    let (range, is_there) = range(sources.disk().size());
+    sources.take_part(range);
+    let mut plan = plan::Plan::new(args, &sources, output, context)?;
+    plan.doing = "creating output image".into();
+    let opened = plan.open()?;
+    if !is_there {
+        let name = input.to_string_lossy();
+        progname::error(format_args!("{name}: cannot skip to specified offset"));
+    }
+    args.fill(&request, &sources, opened, &mut Shown::new(false))
 }
 
 /// Writes the disk to standard output, as an image or as it is.

@@ -23,8 +23,8 @@ use crate::{
 pub(super) struct Plan {
     /// As it was given.
     pub(super) name: OsString,
-    /// As it was given.
-    pub(super) format: String,
+    /// What is being done, for messages.
+    pub(super) doing: String,
     pub(super) compress: bool,
     pub(super) size: u64,
     pub(super) what: What,
@@ -65,6 +65,7 @@ impl Plan {
         let size = sources.disk().size();
         let given = args.target_format.clone();
         let format = given.clone().unwrap_or_else(|| "raw".into());
+        let doing = format!("converting {format}");
         let mut values = None;
         let mut backing = args.backing.clone();
         if !args.no_create {
@@ -118,7 +119,7 @@ impl Plan {
                 }
             }
             Some(values) => {
-                let about = |text: String| converting(name, &format, text);
+                let about = |text: String| failed(name, &doing, text);
                 let path = PathBuf::from(parse_path(name).map_err(about)?.path);
                 new_target(&values, path, &format, context, backing.zip(backing_format))
                     .map_err(about)?
@@ -135,7 +136,7 @@ impl Plan {
         }
         Ok(Self {
             name: name.clone(),
-            format,
+            doing,
             compress: args.compress,
             size,
             what,
@@ -144,11 +145,9 @@ impl Plan {
 }
 
 /// What went wrong with the target called `name`.
-pub(super) fn converting(name: &OsStr, format: &str, message: String) -> Failure {
+pub(super) fn failed(name: &OsStr, doing: &str, message: String) -> Failure {
     let name = name.to_string_lossy();
-    Failure::Message(format!(
-        "{name}: error while converting {format}: {message}"
-    ))
+    Failure::Message(format!("{name}: error while {doing}: {message}"))
 }
 
 /// The options of a new image.

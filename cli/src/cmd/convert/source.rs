@@ -1,8 +1,12 @@
 //! The sources: opened, the snapshot chosen, one behind the other.
 
-use std::{ffi::OsString, sync::Arc};
+use std::{ffi::OsString, ops::Range, sync::Arc};
 
-use qcow2::{Image, convert::Concat, disk::Disk};
+use qcow2::{
+    Image,
+    convert::{Concat, Part},
+    disk::Disk,
+};
 
 use super::ConvertArgs;
 use crate::{
@@ -55,6 +59,13 @@ impl Sources {
     /// The disk that they make.
     pub(super) fn disk(&self) -> Arc<dyn Disk> {
         Arc::clone(&self.disk)
+    }
+
+    /// Leaves nothing of the disk but `range`.
+    pub(super) fn take_part(&mut self, range: Range<u64>) {
+        if range != (0..self.disk.size()) {
+            self.disk = Arc::new(Part::new(self.disk(), range));
+        }
     }
 
     pub(super) fn are_several(&self) -> bool {

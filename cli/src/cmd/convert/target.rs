@@ -14,7 +14,7 @@ use qcow2::{
     io::{Access, FileStorage, LockMode, NewFile, Storage},
 };
 
-use super::plan::{Plan, What, converting};
+use super::plan::{Plan, What, failed as not_made};
 use crate::{
     cmd::{self, beside},
     disk,
@@ -31,8 +31,8 @@ impl Plan {
     /// In qemu-img's words.
     pub(super) fn open(self) -> Result<Opened, Failure> {
         let about = |path: &Path| {
-            let (name, format, path) = (self.name.clone(), self.format.clone(), path.to_owned());
-            move |error: Error| converting(&name, &format, image::words(&error, &path))
+            let (name, doing, path) = (self.name.clone(), self.doing.clone(), path.to_owned());
+            move |error: Error| not_made(&name, &doing, image::words(&error, &path))
         };
         match self.what {
             What::Qcow2 {
@@ -88,7 +88,7 @@ impl Plan {
                     Preallocation::Falloc => storage.allocate(0..self.size),
                     Preallocation::Full => storage.write_zeros(0..self.size),
                 };
-                reserved.map_err(|e| converting(&self.name, &self.format, os_text(&e)))?;
+                reserved.map_err(|e| not_made(&self.name, &self.doing, os_text(&e)))?;
                 let disk = RawDisk::new_writable(&path.to_string_lossy(), storage);
                 Ok(Opened::Raw {
                     disk: disk.map_err(about(&path))?,
