@@ -33,7 +33,7 @@ bin=$target_dir/$host/release
 
 # About five to ten seconds each.
 declare -A runs=([header]=200000 [directory_and_tables]=80000 [layered]=150000 [image]=10000
-    [disk]=20000 [written]=8000 [stream]=100000 [apply]=20000)
+    [disk]=8000 [written]=5000 [stream]=50000 [apply]=20000)
 for target in "${targets[@]}"; do
     limit=(-max_total_time="$seconds")
     [ -z "$fixed" ] || limit=(-seed=1 -runs="${runs[$target]}")
