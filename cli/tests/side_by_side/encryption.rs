@@ -166,10 +166,20 @@ fn info(pair: &Pair) -> String {
 #[test]
 fn copied_into_encrypted_images() {
     let Some(pair) = Pair::new() else { return };
-    let bytes: Vec<u8> = (0..=255_u8).flat_map(|byte| [byte; 1000]).collect();
+    let mut bytes: Vec<u8> = (0..=255_u8).flat_map(|byte| [byte; 1000]).collect();
+    // Whole clusters of zeros.
+    bytes.resize(1_000_000, 0);
     fs::write(pair.work().join("plain.raw"), &bytes).unwrap();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
-    for how in ["luks,encrypt.iter-time=10", "aes"] {
+    let luks = "luks,encrypt.iter-time=10";
+    let preallocated = |mode: &str| format!("{luks},preallocation={mode}");
+    for how in [
+        luks.to_owned(),
+        "aes".to_owned(),
+        preallocated("metadata"),
+        preallocated("falloc"),
+        preallocated("full"),
+    ] {
         let lines = [
             format!(
                 "convert -f raw -O qcow2 {SECRET} -o encrypt.format={how},encrypt.key-secret=s \

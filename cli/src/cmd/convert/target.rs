@@ -64,6 +64,8 @@ impl Plan {
                     let disk = encrypted(storage, data, &options).map_err(about(&path))?;
                     return Ok(Opened::Encrypted {
                         disk: Box::new(disk),
+                        // Zeros in preallocated clusters are something else when decrypted.
+                        is_zero: options.preallocation == Preallocation::Off,
                         file,
                         data_file,
                     });
@@ -232,6 +234,7 @@ pub(super) enum Opened {
     },
     Encrypted {
         disk: Box<GuestWriter>,
+        is_zero: bool,
         file: NewFile,
         data_file: Option<NewFile>,
     },
@@ -293,12 +296,13 @@ impl Opened {
             }
             Self::Encrypted {
                 disk,
+                is_zero,
                 file,
                 data_file,
             } => {
                 copy(Target::Disk {
                     disk: &*disk,
-                    is_zero: true,
+                    is_zero,
                     base: None,
                 })?;
                 disk.close().map_err(|e| failed(&e))?;
