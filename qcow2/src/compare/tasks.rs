@@ -8,7 +8,7 @@ use hbitmap::SharedTracker;
 use super::{CompareError, CompareOptions, Comparison, Which};
 use crate::{
     Error, Result,
-    disk::{Disk, DiskExt, Extent, ExtentsAndHoles},
+    disk::{Disk, DiskExt, Extent, ExtentsAndHoles, is_zero},
     io::PageBuffer,
 };
 
@@ -349,10 +349,7 @@ fn first_difference(one: &[u8], two: &[u8]) -> Option<usize> {
 
 /// The first sector that isn't zeros: the index of its first byte.
 fn first_data(bytes: &[u8]) -> Option<usize> {
-    // All bytes of a sector at once: this is where the time goes, and a loop without an
-    // early end is one that the compiler makes wide.
-    let is_zeros = |sector: &[u8]| sector.iter().fold(0, |all, byte| all | byte) == 0;
-    let zeros = bytes.chunks(SECTOR).take_while(|sector| is_zeros(sector));
+    let zeros = bytes.chunks(SECTOR).take_while(|sector| is_zero(sector));
     let zeros = zeros.count() * SECTOR;
     (zeros < bytes.len()).then_some(zeros)
 }

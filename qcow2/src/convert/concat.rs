@@ -2,15 +2,12 @@
 
 use std::{ops::Range, sync::Arc};
 
+use super::moved;
 use crate::{
     Error, Result,
-    addr::GuestOffset,
-    disk::{Disk, DiskExt, Extent, ExtentKind},
+    disk::{Disk, DiskExt, Extent},
     io::Storage,
 };
-
-/// Extents told in one go.
-pub(super) const AT_ONCE: usize = 1024;
 
 /// Several disks, one behind the other, to be read as one.
 #[derive(Debug)]
@@ -54,38 +51,6 @@ impl Concat {
     }
 }
 
-/// Says it as seen from the first disk's beginning.
-fn shifted(error: Error, by: u64) -> Error {
-    match error {
-        Error::Guest {
-            start,
-            length,
-            source,
-        } => Error::Guest {
-            start: GuestOffset(start.0.saturating_add(by)),
-            length,
-            source,
-        },
-        other => other,
-    }
-}
-
-/// The other way round: as seen from `by` bytes behind the beginning.
-pub(super) fn shifted_back(error: Error, by: u64) -> Error {
-    match error {
-        Error::Guest {
-            start,
-            length,
-            source,
-        } => Error::Guest {
-            start: GuestOffset(start.0.saturating_sub(by)),
-            length,
-            source,
-        },
-        other => other,
-    }
-}
-
 impl Disk for Concat {
     fn name(&self) -> &str {
         &self.name
@@ -100,25 +65,7 @@ impl Disk for Concat {
             return Ok(());
         };
         let within = range.start - start..range.end.saturating_sub(start).min(disk.size());
-        for (index, extent) in disk.extents_and_holes(within).take(AT_ONCE).enumerate() {
-            match extent {
-                Ok(extent) => out.push(Extent {
-                    start: GuestOffset(extent.start.0.saturating_add(start)),
-                    kind: if extent.hole {
-                        ExtentKind::Zero
-                    } else {
-                        extent.kind
-                    },
-                    hole: false,
-                    host: None,
-                    ..extent
-                }),
-                // It is told when it is the first.
-                Err(_) if index > 0 => break,
-                Err(error) => return Err(shifted(error, start)),
-            }
-        }
-        Ok(())
+        moved::query(&**disk, within, |at| at.saturating_add(start), out)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
@@ -132,7 +79,7 @@ impl Disk for Concat {
             let inside = usize::try_from(inside).unwrap_or(usize::MAX);
             let (part, behind) = rest.split_at_mut(inside.min(rest.len()));
             disk.read(at - start, part)
-                .map_err(|error| shifted(error, start))?;
+                .map_err(|error| moved::error(error, |at| at.saturating_add(start)))?;
             at = at.saturating_add(part.len() as u64);
             rest = behind;
         }

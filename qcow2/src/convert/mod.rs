@@ -11,6 +11,7 @@
 //! each core, whatever the disk.
 
 mod concat;
+mod moved;
 mod part;
 mod plan;
 mod sink;

@@ -2,10 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::concat::{AT_ONCE, shifted_back};
+use super::moved;
 use crate::{
     Result,
-    addr::GuestOffset,
     disk::{Disk, DiskExt, Extent, ExtentKind, SECTOR},
     io::Storage,
 };
@@ -53,43 +52,12 @@ impl Disk for Part {
             return Ok(());
         }
         if self.is_askew() {
-            out.push(Extent {
-                start: GuestOffset(range.start),
-                length: range.end - range.start,
-                kind: ExtentKind::Data,
-                compressed: false,
-                host: None,
-                hole: false,
-                depth: 0,
-            });
+            out.push(Extent::new(range, ExtentKind::Data));
             return Ok(());
         }
         let start = self.range.start;
         let within = range.start + start..range.end + start;
-        for (index, extent) in self
-            .disk
-            .extents_and_holes(within)
-            .take(AT_ONCE)
-            .enumerate()
-        {
-            match extent {
-                Ok(extent) => out.push(Extent {
-                    start: GuestOffset(extent.start.0.saturating_sub(start)),
-                    kind: if extent.hole {
-                        ExtentKind::Zero
-                    } else {
-                        extent.kind
-                    },
-                    hole: false,
-                    host: None,
-                    ..extent
-                }),
-                // It is told when it is the first.
-                Err(_) if index > 0 => break,
-                Err(error) => return Err(shifted_back(error, start)),
-            }
-        }
-        Ok(())
+        moved::query(&*self.disk, within, |at| at.saturating_sub(start), out)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
@@ -103,7 +71,7 @@ impl Disk for Part {
         }
         let start = self.range.start;
         let read = self.disk.read(start + offset, data);
-        read.map_err(|error| shifted_back(error, start))
+        read.map_err(|error| moved::error(error, |at| at.saturating_sub(start)))
     }
 
     fn file(&self) -> Option<&Arc<dyn Storage>> {

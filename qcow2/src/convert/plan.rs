@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::{ConvertError, ConvertOptions, Overlay, sink::Sink};
 use crate::{
     Error,
-    addr::GuestOffset,
     disk::{Disk, DiskExt, Extent, ExtentKind, ExtentsAndHoles},
 };
 
@@ -209,15 +208,8 @@ impl<'a> Plan<'a> {
 
     /// The next extent.
     fn extent(&mut self, at: u64) -> Result<Extent, ConvertError> {
-        let unreadable = |start: u64, length: u64| Extent {
-            start: GuestOffset(start),
-            length,
-            kind: ExtentKind::Data,
-            compressed: false,
-            host: None,
-            hole: false,
-            depth: 0,
-        };
+        let unreadable =
+            |start: u64, length| Extent::new(start..start.saturating_add(length), ExtentKind::Data);
         match self.extents.next() {
             Some(Ok(extent)) => Ok(extent),
             // The attempt to read it says what is wrong.

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    disk::Disk,
-    image::build::{Unit, is_zero},
+    disk::{Disk, is_zero},
+    image::build::Unit,
     io::PageBuffer,
 };
 

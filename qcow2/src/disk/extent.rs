@@ -39,6 +39,20 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// An extent of the disk's own layer of which no more is known than its kind.
+    #[must_use]
+    pub const fn new(range: Range<u64>, kind: ExtentKind) -> Self {
+        Self {
+            start: GuestOffset(range.start),
+            length: range.end.saturating_sub(range.start),
+            kind,
+            compressed: false,
+            host: None,
+            hole: false,
+            depth: 0,
+        }
+    }
+
     /// The first byte after it.
     #[must_use]
     pub const fn end(&self) -> u64 {
@@ -96,13 +110,8 @@ mod tests {
 
     fn data(start: u64, length: u64, host: Option<u64>) -> Extent {
         Extent {
-            start: GuestOffset(start),
-            length,
-            kind: ExtentKind::Data,
-            compressed: false,
             host: host.map(HostOffset),
-            hole: false,
-            depth: 0,
+            ..Extent::new(start..start + length, ExtentKind::Data)
         }
     }
 

@@ -136,3 +136,14 @@ pub(crate) fn bad(start: u64, length: u64, source: Error) -> Error {
         source: Box::new(source),
     }
 }
+
+/// Whether all of `bytes` are 0.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    // Most data shows at once; for the rest all bytes of a block at once, in a loop
+    // without an early end, which the compiler makes wide.
+    let (blocks, rest) = bytes.as_chunks::<1024>();
+    let zero = |block: &[u8]| block.iter().fold(0, |all, byte| all | byte) == 0;
+    bytes.first().is_none_or(|byte| *byte == 0)
+        && blocks.iter().all(|block| zero(block))
+        && zero(rest)
+}

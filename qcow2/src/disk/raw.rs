@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path, sync::Arc};
 use super::{Disk, DiskExt, DiskMut, Extent, ExtentKind, SECTOR, bad};
 use crate::{
     Error, Result,
-    addr::{GuestOffset, HostOffset},
+    addr::HostOffset,
     io::{Access, FileStorage, LockMode, Storage},
 };
 
@@ -22,9 +22,6 @@ pub struct RawDisk {
     stored: u64,
     writable: bool,
 }
-
-/// Bytes of zeros that are written at once where the storage can't make them itself.
-const ZEROS: usize = 64 << 10;
 
 impl RawDisk {
     /// Opens a file or block device for reading, with the locks of a reader.
@@ -90,20 +87,6 @@ impl RawDisk {
     fn stored_part(&self, range: &Range<u64>) -> Range<u64> {
         range.start.min(self.stored)..range.end.min(self.stored)
     }
-
-    fn write_zeros(&self, range: &Range<u64>) -> std::io::Result<()> {
-        let zeros = vec![0; ZEROS];
-        let mut at = range.start;
-        while at < range.end {
-            let len = usize::try_from(range.end - at)
-                .unwrap_or(usize::MAX)
-                .min(ZEROS);
-            self.storage
-                .write_all_at(at, zeros.get(..len).unwrap_or_default())?;
-            at += len as u64;
-        }
-        Ok(())
-    }
 }
 
 impl Disk for RawDisk {
@@ -121,13 +104,8 @@ impl Disk for RawDisk {
         let mut at = range.start;
         let mut tell = |kind, at: u64, end: u64| {
             out.push(Extent {
-                start: GuestOffset(at),
-                length: end - at,
-                kind,
-                compressed: false,
                 host: Some(HostOffset(at)),
-                hole: false,
-                depth: 0,
+                ..Extent::new(at..end, kind)
             });
         };
         for _ in 0..AT_ONCE {
@@ -185,7 +163,7 @@ impl DiskMut for RawDisk {
         }
         self.storage
             .zero(range.clone())
-            .or_else(|_| self.write_zeros(&range))
+            .or_else(|_| self.storage.write_zeros(range.clone()))
             .map_err(Error::io(format!(
                 "writing zeros to '{}' at {:#x}",
                 self.name, range.start

@@ -37,6 +37,7 @@ use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
     compress::Compressor,
+    disk::is_zero,
     format::{L2Entry, SubclusterBitmap, l2::SUBCLUSTERS},
     io::Storage,
 };
@@ -478,15 +479,4 @@ impl Builder {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether all of `bytes` are 0.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // Most data shows at once; for the rest all bytes of a block at once, in a loop
-    // without an early end, which the compiler makes wide.
-    let (blocks, rest) = bytes.as_chunks::<1024>();
-    let zero = |block: &[u8]| block.iter().fold(0, |all, byte| all | byte) == 0;
-    bytes.first().is_none_or(|byte| *byte == 0)
-        && blocks.iter().all(|block| zero(block))
-        && zero(rest)
 }
