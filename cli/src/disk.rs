@@ -7,7 +7,7 @@ use qcow2::{
     BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
     disk::{Disk, DiskMut, RawDisk},
     format::{Autoclear, CryptMethod, ExtensionType, HeaderArea},
-    image::SnapshotDisk,
+    image::{GuestWriter, SnapshotDisk},
     io::{Access, FileStorage, LockMode},
 };
 
@@ -101,16 +101,35 @@ pub(crate) fn open_named(spec: &ImageSpec) -> Result<Source, String> {
     Ok(Source::Qcow2(Arc::new(image)))
 }
 
+/// A disk that is open for writing.
+#[derive(Debug)]
+pub(crate) enum Writable {
+    /// Stored as it is.
+    Raw(RawDisk),
+    /// In a qcow2 image.
+    Qcow2(Box<GuestWriter>),
+}
+
+impl Writable {
+    /// The disk, whatever it is stored in.
+    pub(crate) fn disk(&self) -> &dyn DiskMut {
+        match self {
+            Self::Raw(disk) => disk,
+            Self::Qcow2(disk) => &**disk,
+        }
+    }
+}
+
 /// Opens the disk in the image that `spec` names, for reading and writing.
 ///
 /// # Errors
 /// `Could not open 'NAME': …`; also for an image in which a write could hit what belongs to
 /// somebody else, or whose bitmaps can't record it.
-pub(crate) fn open_writable(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, Failure> {
+pub(crate) fn open_writable(spec: &ImageSpec) -> Result<Writable, Failure> {
     open_writable_named(spec).map_err(|message| cmd::open_failure(&spec.given, message))
 }
 
-fn open_writable_named(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, String> {
+fn open_writable_named(spec: &ImageSpec) -> Result<Writable, String> {
     if spec.read_only {
         return Err("Block node is read-only".into());
     }
@@ -124,14 +143,15 @@ fn open_writable_named(spec: &ImageSpec) -> Result<Arc<dyn DiskMut>, String> {
     };
     if driver != Driver::Qcow2 {
         let disk = RawDisk::new_writable(&path.to_string_lossy(), Arc::new(file));
-        return Ok(Arc::new(disk.map_err(failed)?));
+        return Ok(Writable::Raw(disk.map_err(failed)?));
     }
     let options = options(spec, &file)?
         .writable(true)
         .on_repair(image::tell_repair(&spec.given));
     let image = options.open_file(file).map_err(failed)?;
     warn_of_voided_bitmaps(image.header_area());
-    Ok(Arc::new(image.into_writer().map_err(failed)?))
+    let writer = image.into_writer().map_err(failed)?;
+    Ok(Writable::Qcow2(Box::new(writer)))
 }
 
 /// With all files that belong to it, and the secrets of those that are encrypted.

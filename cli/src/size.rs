@@ -98,6 +98,14 @@ pub(crate) fn parse_operand(what: &str, text: &str) -> Result<u64, String> {
     parse_within(what, text, 0..=i64::MAX.unsigned_abs())
 }
 
+/// [`parse_operand`] for an option that may not be given.
+///
+/// # Errors
+/// The message as qemu-img prints it.
+pub(crate) fn parse_given(what: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+    text.map(|text| parse_operand(what, text)).transpose()
+}
+
 /// [`parse_operand`], where other sizes are allowed.
 ///
 /// # Errors
@@ -141,6 +149,17 @@ fn within(
 
 /// A whole number as C's `strtoll` with base 0 reads it.
 fn c_number(text: &str) -> Result<u64, BadSize> {
+    match c_digits(text)? {
+        (negative, number) if !negative || number == 0 => Ok(number),
+        _ => Err(BadSize::Range),
+    }
+}
+
+/// A whole number in C's notation: blanks, a sign (whether it is `-`), `0x` or `0`, digits.
+///
+/// # Errors
+/// It is no such number, or has more than 64 bits.
+pub(crate) fn c_digits(text: &str) -> Result<(bool, u64), BadSize> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -157,10 +176,8 @@ fn c_number(text: &str) -> Result<u64, BadSize> {
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return Err(BadSize::Syntax);
     }
-    match u64::from_str_radix(digits, radix) {
-        Ok(number) if !negative || number == 0 => Ok(number),
-        _ => Err(BadSize::Range),
-    }
+    let number = u64::from_str_radix(digits, radix).map_err(|_| BadSize::Range)?;
+    Ok((negative, number))
 }
 
 /// Displays a number of bytes with three significant digits and a binary unit.

@@ -77,8 +77,8 @@ impl Run for MapArgs {
     const NAME: &'static str = "map";
 
     fn run(mut self, _context: Context) -> Result<Exit, Failure> {
-        let start = bytes("start offset", self.start_offset.as_deref())?.unwrap_or(0);
-        let length = bytes("max length", self.max_length.as_deref())?;
+        let start = size::parse_given("start offset", self.start_offset.as_deref())?.unwrap_or(0);
+        let length = size::parse_given("max length", self.max_length.as_deref())?;
         let file = cmd::one_file(std::mem::take(&mut self.files))?;
         cmd::exclusive(self.format.as_deref(), self.image_opts)?;
         let mut spec = cmd::image_spec(&file, self.format.as_deref(), self.image_opts)?;
@@ -94,12 +94,6 @@ impl Run for MapArgs {
         out.flush()?;
         printed.map(|()| Exit::Success)
     }
-}
-
-/// The value of an option that is a number of bytes.
-fn bytes(what: &str, value: Option<&str>) -> Result<Option<u64>, Failure> {
-    let parsed = value.map(|text| size::parse_operand(what, text));
-    parsed.transpose().map_err(Failure::Message)
 }
 
 /// Calls `print` with every extent of which the end is known: not with one that a part

@@ -93,11 +93,7 @@ impl Run for MeasureArgs {
     const NAME: &'static str = "measure";
 
     fn run(self, context: Context) -> Result<Exit, Failure> {
-        let size = self
-            .image_size
-            .as_deref()
-            .map(|text| size::parse_operand("image size", text).map_err(Failure::Message));
-        let size = size.transpose()?;
+        let size = size::parse_given("image size", self.image_size.as_deref())?;
         let snapshot = context.snapshot;
         if self.files.len() > 1 {
             return Err("At most one filename argument is allowed.".into());

@@ -238,27 +238,11 @@ fn parse_size(name: &str, text: &str) -> Result<u64, String> {
 
 /// Reads a number as C's `strtoull` with base 0 does: blanks, a sign (which wraps), `0x`, `0`.
 fn parse_number(name: &str, text: &str) -> Result<u64, String> {
-    let expects = || format!("Parameter '{name}' expects a number");
-    let digits = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
-    let (negative, digits) = match digits.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, digits.strip_prefix('+').unwrap_or(digits)),
-    };
-    let hex = digits
-        .strip_prefix("0x")
-        .or_else(|| digits.strip_prefix("0X"));
-    let (radix, digits) = match hex {
-        Some(hex) => (16, hex),
-        None if digits.len() > 1 && digits.starts_with('0') => (8, digits),
-        None => (10, digits),
-    };
-    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
-        return Err(expects());
-    }
-    match u64::from_str_radix(digits, radix) {
-        Ok(number) if negative => Ok(number.wrapping_neg()),
-        Ok(number) => Ok(number),
-        Err(_) => Err(format!(
+    match size::c_digits(text) {
+        Ok((true, number)) => Ok(number.wrapping_neg()),
+        Ok((false, number)) => Ok(number),
+        Err(BadSize::Syntax) => Err(format!("Parameter '{name}' expects a number")),
+        Err(BadSize::Range) => Err(format!(
             "Value '{text}' is too large for parameter '{name}'"
         )),
     }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use qcow2::{
-    Error, Result,
-    disk::{Disk, DiskMut},
-};
+use qcow2::{Error, Result, disk::Disk};
+
+use crate::disk::Writable;
 
 /// A disk to be read or written.
 #[derive(Debug)]
@@ -14,7 +13,7 @@ pub(super) enum Target {
     Read(Arc<dyn Disk>),
     /// To be written.
     Write {
-        disk: Arc<dyn DiskMut>,
+        disk: Writable,
         /// Whether syncs reach the disk.
         syncs: bool,
     },
@@ -24,7 +23,7 @@ impl Target {
     fn disk(&self) -> &dyn Disk {
         match self {
             Self::Read(disk) => &**disk,
-            Self::Write { disk, .. } => &**disk,
+            Self::Write { disk, .. } => disk.disk(),
         }
     }
 
@@ -40,14 +39,14 @@ impl Target {
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         match self {
             Self::Read(disk) => Err(Error::Refused(format!("'{}' is read-only", disk.name()))),
-            Self::Write { disk, .. } => disk.write(offset, data),
+            Self::Write { disk, .. } => disk.disk().write(offset, data),
         }
     }
 
     /// What was written is on stable storage, unless nobody wants that.
     pub(super) fn flush(&self) -> Result<()> {
         match self {
-            Self::Write { disk, syncs: true } => disk.flush(),
+            Self::Write { disk, syncs: true } => disk.disk().flush(),
             Self::Read(_) | Self::Write { .. } => Ok(()),
         }
     }
@@ -56,7 +55,7 @@ impl Target {
     pub(super) fn close(self) -> Result<()> {
         match self {
             Self::Read(_) => Ok(()),
-            Self::Write { disk, .. } => disk.finish(),
+            Self::Write { disk, .. } => disk.disk().finish(),
         }
     }
 }

@@ -11,16 +11,16 @@ use qcow2::{
         build::Builder,
         create::{CreateOptions, Preallocation, create_in},
     },
-    io::{Access, FileStorage, LockMode, NewFile, Storage},
+    io::{LockMode, NewFile, Storage},
 };
 
 use super::plan::{Plan, What, failed as not_made};
 use crate::{
     cmd::{self, beside},
-    disk,
+    disk::{self, Writable},
     error::{Failure, chain, os_text},
     image,
-    opts::{Driver, ImageSpec},
+    opts::ImageSpec,
     progname,
 };
 
@@ -109,8 +109,7 @@ impl Plan {
                 is_zero,
                 over_backing,
             } => {
-                let disk =
-                    open_there(&spec).map_err(|message| cmd::open_failure(&spec.given, message))?;
+                let disk = disk::open_writable(&spec)?;
                 if disk.disk().size() < self.size {
                     return Err("output file is smaller than input file".into());
                 }
@@ -179,44 +178,6 @@ fn clear(file: &NewFile, size: u64) -> qcow2::Result<bool> {
     Ok(true)
 }
 
-/// A disk that is there, open for writing.
-#[derive(Debug)]
-pub(super) enum There {
-    Raw(RawDisk),
-    Qcow2(Box<GuestWriter>),
-}
-
-impl There {
-    fn disk(&self) -> &dyn DiskMut {
-        match self {
-            Self::Raw(disk) => disk,
-            Self::Qcow2(disk) => &**disk,
-        }
-    }
-}
-
-fn open_there(spec: &ImageSpec) -> Result<There, String> {
-    let path = Path::new(&spec.file.path);
-    let failed = |error: Error| image::words(&error, path);
-    if spec.read_only {
-        return Err("Block node is read-only".into());
-    }
-    let file = FileStorage::open(path, Access::ReadWrite, LockMode::ReadWrite).map_err(failed)?;
-    image::protocol(&file, path, spec)?;
-    let driver = match spec.driver {
-        Some(driver) => driver,
-        None => image::probe(&file)?,
-    };
-    if driver != Driver::Qcow2 {
-        let disk = RawDisk::new_writable(&path.to_string_lossy(), Arc::new(file));
-        return Ok(There::Raw(disk.map_err(failed)?));
-    }
-    let options = disk::options(spec, &file)?.writable(true);
-    let image = options.open_file(file).map_err(failed)?;
-    let writer = image.into_writer().map_err(failed)?;
-    Ok(There::Qcow2(Box::new(writer)))
-}
-
 /// Whether the target is standard output. For qemu-img it is a file of that name.
 pub(super) fn is_pipe(name: &OsStr) -> bool {
     name == "-" && !progname::is_qemu_img()
@@ -244,7 +205,7 @@ pub(super) enum Opened {
         file: NewFile,
     },
     There {
-        disk: There,
+        disk: Writable,
         is_zero: bool,
         over_backing: bool,
     },
@@ -339,13 +300,13 @@ impl Opened {
                     base: base.as_deref(),
                 })?;
                 match disk {
-                    There::Raw(disk) => {
+                    Writable::Raw(disk) => {
                         if durable {
                             disk.flush().map_err(|e| failed(&e))?;
                         }
                         Ok(Written::There)
                     }
-                    There::Qcow2(writer) => {
+                    Writable::Qcow2(writer) => {
                         let image = writer.close().map_err(|e| failed(&e))?;
                         Ok(Written::Image(Box::new(image)))
                     }

@@ -52,8 +52,9 @@ pub(super) fn run(input: Input, image: &OsStr, device: Option<&str>) -> Result<E
     };
     fits(size)?;
     let disk = disk::open_writable(&spec)?;
+    let disk = disk.disk();
     fits(disk.size())?;
-    let written = write(again.open().map_err(unread)?, name, &*disk);
+    let written = write(again.open().map_err(unread)?, name, disk);
     // What was written is recorded, all of it or not.
     let finished = disk.finish();
     let finished = finished.map_err(|e| escape_control(&chain(&e)).into_owned());
