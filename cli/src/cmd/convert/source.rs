@@ -43,15 +43,22 @@ impl Sources {
             cmd::share(&mut spec, args.force_share)?;
             images.push((file.clone(), disk::open_source(&spec)?));
         }
-        let disk: Arc<dyn Disk> = match (images.as_slice(), snapshot) {
-            ([(_, only)], None) => only.disk(),
-            ([(_, only)], Some(which)) => only.snapshot(which)?,
-            (_, Some(_)) => return Err("No support for concatenating multiple snapshot".into()),
-            (several, None) => {
-                let disks = several.iter().map(|(_, source)| source.disk());
-                let whole = Concat::new(disks.collect()).map_err(|e| e.to_string())?;
-                Arc::new(whole)
+        let mut disks: Vec<_> = images.iter().map(|(_, source)| source.disk()).collect();
+        match snapshot {
+            Some(SnapshotParam::IdOrName(_)) if images.len() > 1 => {
+                return Err("No support for concatenating multiple snapshot".into());
             }
+            // Of several images only the first is taken as its snapshot has it.
+            Some(which) => {
+                if let (Some((_, first)), Some(disk)) = (images.first(), disks.first_mut()) {
+                    *disk = first.snapshot(which)?;
+                }
+            }
+            None => {}
+        }
+        let disk = match disks.as_slice() {
+            [only] => Arc::clone(only),
+            _ => Arc::new(Concat::new(disks).map_err(|e| e.to_string())?),
         };
         Ok(Self { images, disk })
     }
