@@ -197,9 +197,10 @@ fn data_bytes(disk: &dyn Disk, range: Range<u64>, cluster_size: u64) -> Result<u
     let mut bytes = 0_u64;
     // Up to here clusters were looked at.
     let mut counted = 0;
-    for extent in disk.extents_and_holes(range) {
+    let mut extents = disk.extents_and_holes(range);
+    while let Some(extent) = extents.next() {
         let extent = extent?;
-        if extent.kind != ExtentKind::Data || extent.hole || extent.end() <= counted {
+        if extent.kind != ExtentKind::Data || extent.hole {
             continue;
         }
         let start = extent.start.0 / cluster_size * cluster_size;
@@ -209,6 +210,7 @@ fn data_bytes(disk: &dyn Disk, range: Range<u64>, cluster_size: u64) -> Result<u
             .saturating_mul(cluster_size);
         bytes = bytes.saturating_add(end.saturating_sub(start.max(counted)));
         counted = end;
+        extents.skip_to(end);
     }
     Ok(bytes)
 }

@@ -32,6 +32,22 @@ impl<'a, D: Disk + ?Sized> Extents<'a, D> {
         }
     }
 
+    /// Leaves out what comes before `at`; what wasn't asked for by then never is.
+    pub fn skip_to(&mut self, at: u64) {
+        self.rest.start = self.rest.start.max(at);
+        while let Some(first) = self.answered.pop_front() {
+            if let Some(wanted) = first.within(&(at..first.end())) {
+                self.answered.push_front(wanted);
+                return;
+            }
+        }
+        if let Some(Error::Guest { start, length, .. }) = &self.error
+            && start.0.saturating_add(*length) <= at
+        {
+            self.error = None;
+        }
+    }
+
     /// Asks for more until there are two extents, an error, or nothing is left.
     fn ask(&mut self) {
         while self.answered.len() < 2 && self.error.is_none() && !self.rest.is_empty() {
@@ -160,6 +176,17 @@ mod tests {
         assert_eq!(told(55..75), [(55, 70, '!'), (70, 75, 'd')]);
         assert_eq!(told(60..65), [(60, 70, '!')]);
         assert_eq!(told(200..300), []);
+        let mut extents = Odd.extents(0..200);
+        extents.skip_to(2);
+        let ends = |extent: Option<Result<Extent>>| {
+            extent.map(|extent| extent.map(|e| (e.start.0, e.end())).unwrap())
+        };
+        assert_eq!(ends(extents.next()), Some((2, 3)));
+        extents.skip_to(75);
+        extents.skip_to(71);
+        assert_eq!(ends(extents.next()), Some((75, 100)));
+        extents.skip_to(500);
+        assert_eq!(ends(extents.next()), None);
         assert_eq!(told(7..7), []);
     }
 

@@ -80,6 +80,12 @@ impl<'a, D: Disk + ?Sized> ExtentsAndHoles<'a, D> {
         }
     }
 
+    /// Leaves out what comes before `at`. Its holes are not asked for.
+    pub fn skip_to(&mut self, at: u64) {
+        self.rest = self.rest.and_then(|rest| rest.within(&(at..rest.end())));
+        self.extents.skip_to(at);
+    }
+
     /// The file of the layer at `depth`, if it is worth to ask it.
     fn file(&mut self, depth: u32) -> Result<Option<&mut Seen<'a>>> {
         if !self.files.contains_key(&depth) {
@@ -142,13 +148,18 @@ impl<D: Disk + ?Sized> Iterator for ExtentsAndHoles<'_, D> {
 mod tests {
     use std::{
         fs::File,
+        iter,
         os::unix::fs::FileExt,
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
     };
 
     use positioned_io::ReadAt;
 
     use super::*;
+    use crate::disk::RawDisk;
 
     /// Bytes of a block.
     const BLOCK: u64 = 10;
@@ -234,6 +245,32 @@ mod tests {
         }
         let asked = blocks.asked.load(Ordering::Relaxed);
         assert!(asked < 300, "{asked} questions for 20 stretches");
+    }
+
+    #[test]
+    fn holes_of_what_is_left_out_are_not_asked_for() {
+        let holes: Vec<bool> = (0..1000).map(|n: u32| n % 2 == 1).collect();
+        let blocks = Arc::new(Blocks {
+            holes,
+            asked: AtomicUsize::new(0),
+        });
+        let disk = RawDisk::new("blocks", Arc::<Blocks>::clone(&blocks)).unwrap();
+        let mut extents = disk.extents_and_holes(0..10_000);
+        let mut told = Vec::new();
+        while let Some(extent) = extents.next() {
+            let extent = extent.unwrap();
+            told.push((extent.start.0, extent.end(), extent.hole));
+            extents.skip_to(extent.end() + 995);
+            // Never back.
+            extents.skip_to(0);
+        }
+        // The even blocks are data; each time the other half of a block is the first.
+        let expected: Vec<_> = iter::once((0, 10, false))
+            .chain((1..10).map(|n| (n * 1000 + 5, n * 1000 + 10, false)))
+            .collect();
+        assert_eq!(told, expected);
+        let asked = blocks.asked.load(Ordering::Relaxed);
+        assert!(asked <= 3 * told.len(), "{asked} questions");
     }
 
     #[test]

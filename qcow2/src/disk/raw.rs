@@ -9,8 +9,9 @@ use crate::{
     io::{Access, FileStorage, LockMode, Storage},
 };
 
-/// Extents told in one go.
-const AT_ONCE: usize = 1024;
+/// Stretches of data told in one go: few, since each takes two system calls, and whoever
+/// asks may want to go on further behind.
+const AT_ONCE: usize = 2;
 
 /// A disk stored as it is. Holes of the file are extents of zeros; a last sector that
 /// the file holds a part of is filled up with zeros.
