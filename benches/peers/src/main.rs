@@ -1,160 +1,190 @@
-//! Random 4 KiB reads of one qcow2 image through this library, imago and qcow2-rs:
-//! `peers [IMAGE [COUNT [SEED]]]`. Without an image, or for `-`, one is made.
+//! Random 4 KiB reads and writes of a qcow2 image through this library, imago and
+//! qcow2-rs: `peers [--only reads,threads,allocated,empty] [IMAGE [COUNT [SEED]]]`. Without
+//! an image, or for `-`, one is made. See README.md.
 #![allow(missing_docs, reason = "a tool of the benches")]
 
+mod images;
+mod measure;
 mod peers;
 
-use std::{
-    hash::{DefaultHasher, Hasher},
-    path::{Path, PathBuf},
-    time::Instant,
+use std::path::{Path, PathBuf};
+
+use qcow2::{OpenOptions, disk::Disk};
+
+use crate::{
+    images::{Random, Sum},
+    measure::{ROUNDS, Times, print, time},
+    peers::{BYTES, PEERS, Pattern, Peer, Result},
 };
 
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    time::TimeValLike,
-};
-use qcow2::{
-    OpenOptions,
-    disk::Disk,
-    image::create::{CreateOptions, create},
-};
+/// Threads that read at once.
+const THREADS: usize = 2;
 
-use crate::peers::{BYTES, Peer, Result};
-
-/// Times that each library is measured, by turns.
-const ROUNDS: usize = 7;
-/// Bytes of the disk of the image that is made.
-const DISK: u64 = 1 << 30;
-
-/// How a library opens an image.
-type Open = fn(&Path) -> Result<Box<dyn Peer>>;
-const PEERS: [(&str, Open); 4] = [
-    ("qimg-qcow2", peers::ours),
-    ("imago 0.2.6, sync", peers::imago),
-    ("qcow2-rs 0.1.6, pread", peers::blocking),
-    ("qcow2-rs 0.1.6, io_uring", peers::uring),
-];
-
-/// xorshift64*: the same numbers for the same seed, everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
+/// What is measured, and the libraries that take part.
+struct Bench {
+    folder: tempfile::TempDir,
+    random: Random,
+    count: u64,
+    left_out: Vec<&'static str>,
 }
 
 fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let mut only = None;
+    if let Some(at) = args.iter().position(|arg| arg == "--only") {
+        let list = args.drain(at..(at + 2).min(args.len())).nth(1);
+        only = Some(list.ok_or("--only needs a list")?);
+    }
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |arg| arg.parse());
-    let (count, seed) = (number(1, 200_000)?, number(2, 1)?);
-    let mut random = Random(seed.max(1));
-    let made;
-    let path = match args.first().filter(|path| *path != "-") {
-        Some(path) => PathBuf::from(path),
+    let memory = Path::new("/dev/shm");
+    let mut bench = Bench {
+        folder: match memory.is_dir() {
+            true => tempfile::tempdir_in(memory)?,
+            false => tempfile::tempdir()?,
+        },
+        random: Random(number(2, 1)?.max(1)),
+        count: number(1, 100_000)?,
+        left_out: Vec::new(),
+    };
+    let wanted = |what: &str| {
+        let list = only.as_deref();
+        list.is_none_or(|list| list.split(',').any(|one| one == what))
+    };
+    let given = args.first().filter(|path| *path != "-").map(PathBuf::from);
+    let path = match given {
+        Some(path) => path,
         None => {
-            let memory = Path::new("/dev/shm");
-            made = if memory.is_dir() {
-                tempfile::tempdir_in(memory)?
-            } else {
-                tempfile::tempdir()?
-            };
-            make(&made.path().join("disk.qcow2"), &mut random)?
+            let full = bench.folder.path().join("full.qcow2");
+            images::full(&full, &mut bench.random)?
         }
     };
-
-    let path = path.as_path();
-    let places = OpenOptions::new().open(path)?.size() / BYTES as u64;
-    if places == 0 || count == 0 {
-        return Err("nothing to read".into());
+    if wanted("reads") || wanted("threads") {
+        bench.reads(&path, wanted("reads"), wanted("threads"))?;
     }
-    let offsets: Vec<u64> = (0..count)
-        .map(|_| random.next() % places * BYTES as u64)
-        .collect();
-
-    let mut opened = Vec::new();
-    for (name, open) in PEERS {
-        match open(path) {
-            Ok(peer) => opened.push((name, peer)),
-            Err(error) => println!("{name}: left out: {error}"),
-        }
+    // An image that was given is only read.
+    let inside = path.starts_with(bench.folder.path());
+    if wanted("allocated") && inside {
+        bench.writes("into allocated clusters", &path, bench.count, true)?;
     }
-
-    // Not measured: all of the bytes are compared, and every cache gets warm.
-    let mut sums = Vec::new();
-    for (name, peer) in &opened {
-        let mut sum = DefaultHasher::new();
-        peer.read(&offsets, &mut |bytes| sum.write(bytes))?;
-        sums.push((name, sum.finish()));
+    if inside {
+        std::fs::remove_file(&path)?;
     }
-    if let Some((name, _)) = sums.iter().find(|(_, sum)| *sum != sums[0].1) {
-        return Err(format!("{name} reads other bytes than {}", sums[0].0).into());
+    if wanted("empty") {
+        let empty = bench.folder.path().join("empty.qcow2");
+        bench.writes("into an empty image", &empty, bench.count / 5, false)?;
     }
-    println!(
-        "{count} reads of {BYTES} bytes, checksum {:016x}",
-        sums[0].1
-    );
-
-    let mut times = vec![Vec::new(); opened.len()];
-    for _ in 0..ROUNDS {
-        for ((_, peer), times) in opened.iter().zip(&mut times) {
-            let (start, cpu) = (Instant::now(), cpu()?);
-            peer.read(&offsets, &mut |bytes| {
-                std::hint::black_box(bytes);
-            })?;
-            times.push((start.elapsed().as_secs_f64(), self::cpu()? - cpu));
-        }
-    }
-    print(&opened, &times, count as f64);
     Ok(())
 }
 
-fn print(opened: &[(&str, Box<dyn Peer>)], times: &[Vec<(f64, f64)>], count: f64) {
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2] * 1e6 / count
-    };
-    println!("medians of {ROUNDS} runs, µs per request; ratios to the first\n");
-    println!("| library | wall | CPU | ratio, wall | ratio, CPU |\n|---|---|---|---|---|");
-    let mut first = None;
-    for ((name, _), times) in opened.iter().zip(times) {
-        let wall = median(times.iter().map(|time| time.0).collect());
-        let cpu = median(times.iter().map(|time| time.1).collect());
-        let (wall1, cpu1) = *first.get_or_insert((wall, cpu));
-        let (of_wall, of_cpu) = (wall / wall1, cpu / cpu1);
-        println!("| {name} | {wall:.2} | {cpu:.2} | {of_wall:.2} | {of_cpu:.2} |");
-    }
-}
-
-/// Seconds of CPU, user and system, of all threads of this process.
-fn cpu() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let time = usage.user_time() + usage.system_time();
-    Ok(time.num_microseconds() as f64 / 1e6)
-}
-
-/// An image of which every cluster is there, with bytes that are all different.
-fn make(path: &Path, random: &mut Random) -> Result<PathBuf> {
-    let options = CreateOptions {
-        size: Some(DISK),
-        ..CreateOptions::default()
-    };
-    create(path, &options, true)?;
-    let writer = OpenOptions::new()
-        .writable(true)
-        .open(path)?
-        .into_writer()?;
-    let mut bytes = vec![0; 1 << 20];
-    for offset in (0..DISK).step_by(bytes.len()) {
-        for word in bytes.chunks_exact_mut(8) {
-            word.copy_from_slice(&random.next().to_le_bytes());
+impl Bench {
+    fn reads(&mut self, path: &Path, alone: bool, at_once: bool) -> Result<()> {
+        let size = Disk::size(&OpenOptions::new().open(path)?);
+        let offsets = self.random.offsets(self.count, size)?;
+        let mut opened: Vec<Option<Box<dyn Peer>>> = Vec::new();
+        for (name, open) in PEERS {
+            let peer = open(path, false);
+            opened.push(peer.map_err(|error| self.leave_out(name, &*error)).ok());
         }
-        writer.write(offset, &bytes)?;
+
+        // Not measured: all of the bytes are compared, and every cache gets warm.
+        let mut first = None;
+        for ((name, _), peer) in PEERS.iter().zip(&opened) {
+            let Some(peer) = peer else { continue };
+            let mut sum = Sum::default();
+            peer.read(&offsets, &mut |bytes| sum.add(bytes))?;
+            if *first.get_or_insert(sum.0) != sum.0 {
+                return Err(format!("{name} reads other bytes than {}", PEERS[0].0).into());
+            }
+        }
+        if alone {
+            let times = by_turns(&opened, |peer| {
+                peer.read(&offsets, &mut |bytes| {
+                    std::hint::black_box(bytes);
+                })
+            })?;
+            print(
+                &format!("{} reads of {BYTES} bytes", offsets.len()),
+                offsets.len(),
+                &times,
+            );
+        }
+        if at_once {
+            let shares: Vec<&[u64]> = offsets.chunks(offsets.len().div_ceil(THREADS)).collect();
+            let times = by_turns(&opened, |peer| peer.read_at_once(&shares))?;
+            let title = format!("the same reads by {THREADS} threads at once");
+            print(&title, offsets.len(), &times);
+        }
+        Ok(())
     }
-    writer.close()?;
-    Ok(path.to_path_buf())
+
+    /// Random writes into the image at `path`, which is made anew for each run unless it
+    /// is `full`.
+    fn writes(&mut self, what: &str, path: &Path, count: u64, full: bool) -> Result<()> {
+        let offsets = self.random.offsets(count, images::DISK)?;
+        let mut bytes = vec![0; BYTES];
+        self.random.fill(&mut bytes);
+        let mut times = vec![Times::new(); PEERS.len()];
+        let mut told = Vec::new();
+        for run in 0..ROUNDS {
+            let mut sum = None;
+            for ((name, open), times) in PEERS.iter().zip(&mut times) {
+                if self.left_out.contains(name) {
+                    continue;
+                }
+                match full {
+                    // Other bytes, so that what isn't written shows.
+                    true => {
+                        let other = &mut Pattern::new(bytes.clone(), u64::MAX / 2);
+                        peers::ours(path, true)?.write(&offsets, other)?;
+                    }
+                    false => drop(images::empty(path)?),
+                }
+                let peer = open(path, true)?;
+                let mut pattern = Pattern::new(bytes.clone(), run);
+                times.push(time(|| peer.write(&offsets, &mut pattern))?);
+                drop(peer);
+                let found = images::checksum(path)?;
+                if *sum.get_or_insert(found) != found {
+                    return Err(format!("{name} wrote other bytes than {}", PEERS[0].0).into());
+                }
+                match images::check(path) {
+                    Ok(result) => {
+                        let result = result.unwrap_or_else(|| "not checked".into());
+                        told.push(format!("{name}: {result}"));
+                    }
+                    Err(error) => return Err(format!("{name}: {error}").into()),
+                }
+            }
+        }
+        let title = format!("{count} writes of {BYTES} bytes {what}, and a flush");
+        print(&title, offsets.len(), &times);
+        told.sort_unstable();
+        told.dedup();
+        println!(
+            "\nthe disks are the same after each run; {}",
+            told.join(", ")
+        );
+        Ok(())
+    }
+
+    fn leave_out(&mut self, name: &'static str, error: &dyn std::error::Error) {
+        println!("{name}: left out: {error}");
+        self.left_out.push(name);
+    }
+}
+
+/// Measures `work` of each library, by turns.
+fn by_turns(
+    opened: &[Option<Box<dyn Peer>>],
+    work: impl Fn(&dyn Peer) -> Result<()>,
+) -> Result<Vec<Times>> {
+    let mut times = vec![Times::new(); opened.len()];
+    for _ in 0..ROUNDS {
+        for (peer, times) in opened.iter().zip(&mut times) {
+            if let Some(peer) = peer {
+                times.push(time(|| work(&**peer))?);
+            }
+        }
+    }
+    Ok(times)
 }
