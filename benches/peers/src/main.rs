@@ -1,6 +1,6 @@
 //! Random 4 KiB reads and writes of a qcow2 image through this library, imago and
-//! qcow2-rs: `peers [--only reads,threads,allocated,empty] [IMAGE [COUNT [SEED]]]`. Without
-//! an image, or for `-`, one is made. See README.md.
+//! qcow2-rs: `peers [--only reads,threads,allocated,empty] [--libraries qimg,imago,pread]
+//! [IMAGE [COUNT [SEED]]]`. Without an image, or for `-`, one is made. See README.md.
 #![allow(missing_docs, reason = "a tool of the benches")]
 
 mod images;
@@ -30,11 +30,7 @@ struct Bench {
 
 fn main() -> Result<()> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
-    let mut only = None;
-    if let Some(at) = args.iter().position(|arg| arg == "--only") {
-        let list = args.drain(at..(at + 2).min(args.len())).nth(1);
-        only = Some(list.ok_or("--only needs a list")?);
-    }
+    let (only, libraries) = (list(&mut args, "--only")?, list(&mut args, "--libraries")?);
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |arg| arg.parse());
     let memory = Path::new("/dev/shm");
     let mut bench = Bench {
@@ -46,9 +42,14 @@ fn main() -> Result<()> {
         count: number(1, 100_000)?,
         left_out: Vec::new(),
     };
+    if let Some(libraries) = libraries {
+        let named = |name: &str| libraries.iter().any(|one| name.contains(one.as_str()));
+        let others = PEERS.iter().map(|(name, _)| *name);
+        bench.left_out = others.filter(|name| !named(name)).collect();
+    }
     let wanted = |what: &str| {
-        let list = only.as_deref();
-        list.is_none_or(|list| list.split(',').any(|one| one == what))
+        let list = only.as_ref();
+        list.is_none_or(|list| list.iter().any(|one| one == what))
     };
     let given = args.first().filter(|path| *path != "-").map(PathBuf::from);
     let path = match given {
@@ -76,14 +77,29 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Takes the option `name` and its list out of `args`.
+fn list(args: &mut Vec<String>, name: &str) -> Result<Option<Vec<String>>> {
+    let Some(at) = args.iter().position(|arg| arg == name) else {
+        return Ok(None);
+    };
+    let list = args.drain(at..(at + 2).min(args.len())).nth(1);
+    let list = list.ok_or_else(|| format!("{name} needs a list"))?;
+    Ok(Some(list.split(',').map(str::to_owned).collect()))
+}
+
 impl Bench {
     fn reads(&mut self, path: &Path, alone: bool, at_once: bool) -> Result<()> {
         let size = Disk::size(&OpenOptions::new().open(path)?);
         let offsets = self.random.offsets(self.count, size)?;
         let mut opened: Vec<Option<Box<dyn Peer>>> = Vec::new();
         for (name, open) in PEERS {
-            let peer = open(path, false);
-            opened.push(peer.map_err(|error| self.leave_out(name, &*error)).ok());
+            let peer = match self.left_out.contains(&name) {
+                true => None,
+                false => open(path, false)
+                    .map_err(|error| self.leave_out(name, &*error))
+                    .ok(),
+            };
+            opened.push(peer);
         }
 
         // Not measured: all of the bytes are compared, and every cache gets warm.
