@@ -302,7 +302,7 @@ pub(crate) fn words(error: &Error, path: &Path) -> String {
             }
             text
         }
-        Error::Io { .. } => escape_control(&chain(error)).into_owned(),
+        Error::Io { .. } | Error::NoSpace { .. } => escape_control(&chain(error)).into_owned(),
         // The names of features stand in the image.
         Error::Unsupported(text) => escape_control(text).into_owned(),
         other => lines_escaped(&other.to_string()),

@@ -103,6 +103,17 @@ pub enum Error {
     #[error("Invalid password, cannot unlock any keyslot")]
     InvalidPassword,
 
+    /// There are no clusters left for what is to be written: the device or the format ends.
+    /// What needed them was not begun.
+    #[error("no room for new clusters: the image ends at cluster {end}")]
+    NoSpace {
+        /// The clusters that it can have.
+        end: u64,
+        /// `ENOSPC`
+        #[source]
+        source: io::Error,
+    },
+
     /// The request can't be met; the text says why. Nothing was written.
     #[error("{0}")]
     Refused(String),
@@ -121,6 +132,14 @@ impl Error {
     pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
+    }
+
+    /// No clusters are left in an image that ends at cluster `end`.
+    pub(crate) fn no_space(end: u64) -> Self {
+        Self::NoSpace {
+            end,
+            source: rustix::io::Errno::NOSPC.into(),
+        }
     }
 
     /// A file that can't be opened or made.

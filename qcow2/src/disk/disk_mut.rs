@@ -26,9 +26,8 @@ pub trait DiskMut: Disk {
     /// Writes `data` at `offset`.
     ///
     /// # Errors
-    /// [`Error::Refused`](crate::Error::Refused) for a range beyond the disk's end, or if
-    /// there is no room;
-    /// I/O errors. Of the range any part may have been written then.
+    /// [`Error::Refused`](crate::Error::Refused) for a range beyond the disk's end;
+    /// [`Error::NoSpace`](crate::Error::NoSpace); I/O errors. Of the range any part may have been written then.
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
 
     /// Makes `range` read as zeros. With `unmap` its space is given back where that can

@@ -116,6 +116,11 @@ impl<'a> Allocator<'a> {
         })
     }
 
+    /// That there are no clusters left.
+    pub(crate) fn no_space(&self) -> Error {
+        Error::no_space(self.end)
+    }
+
     /// Where the next [`plan`](Self::plan) begins to search.
     pub(crate) fn cursor(&self) -> HostCluster {
         self.cursor
@@ -147,7 +152,7 @@ impl<'a> Allocator<'a> {
     /// first, and what refcount blocks and table they need. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is no room; corrupt refcount table entries.
+    /// [`Error::NoSpace`]; corrupt refcount table entries.
     pub(crate) fn plan(&mut self, singles: u64, contiguous: &[u64]) -> Result<Plan> {
         let mut blocks = 0;
         let mut table_entries = self.refcounts.table_len();
@@ -283,10 +288,7 @@ impl<'a> Allocator<'a> {
         let mut at = from;
         loop {
             if at >= self.end {
-                return Err(Error::Refused(format!(
-                    "no room for new clusters: the image ends at cluster {}",
-                    self.end
-                )));
+                return Err(Error::no_space(self.end));
             }
             let index = at / entries;
             if index >= self.refcounts.table_len() {

@@ -80,8 +80,7 @@ impl Space {
     /// Makes sure that `count` clusters can be taken one by one.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is no room; I/O errors and corrupt refcount table
-    /// entries. Nothing was written.
+    /// [`Error::NoSpace`]; I/O errors and corrupt refcount table entries. Nothing was written.
     pub(crate) fn ensure(&mut self, count: u64) -> Result<()> {
         if self.ahead.len() as u64 >= count {
             return Ok(());
@@ -112,11 +111,11 @@ impl Space {
                     self.ahead = plan.singles.into();
                     return Ok(());
                 }
-                Err(error @ Error::Refused(_)) => refused = Some(error),
+                Err(error @ (Error::NoSpace { .. } | Error::Refused(_))) => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        Err(refused.unwrap_or_else(|| Error::Refused("no room for new clusters".into())))
+        Err(refused.unwrap_or_else(|| self.allocator.no_space()))
     }
 
     /// Takes a cluster, with a refcount of 1 in memory.
@@ -126,7 +125,7 @@ impl Space {
     pub(crate) fn take(&mut self) -> Result<HostOffset> {
         self.ensure(1)?;
         let first = self.ahead.front().copied();
-        let cluster = first.ok_or_else(|| Error::Refused("no room for new clusters".into()))?;
+        let cluster = first.ok_or_else(|| self.allocator.no_space())?;
         let offset = self.allocator.offset(cluster)?;
         self.allocator.claim(cluster)?;
         self.ahead.pop_front();

@@ -61,13 +61,12 @@ impl Space {
     /// Gives out `count` clusters in a row, each with a refcount of 1.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is no room.
+    /// [`Error::NoSpace`].
     pub(super) fn take(&mut self, count: u64) -> Result<HostOffset> {
         let first = self.next;
         let end = first.checked_add(count).filter(|end| *end <= self.limit);
         let Some(end) = end else {
-            let text = "The target has no room for the image: No space left on device";
-            return Err(Error::Refused(text.into()));
+            return Err(Error::no_space(self.limit));
         };
         for cluster in first..end {
             self.count(cluster)?;

@@ -178,7 +178,7 @@ impl GuestWriter {
     /// Writes `data` at `offset`.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a range beyond the disk's end, or if there is no room;
+    /// [`Error::Refused`] for a range beyond the disk's end; [`Error::NoSpace`];
     /// [`Error::Guest`] if what stands around `data` in its cluster can't be read; I/O
     /// errors. Of the range any part may have been written then.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
