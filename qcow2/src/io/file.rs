@@ -286,6 +286,10 @@ impl Storage for FileStorage {
         if range.end > MAX_OFFSET {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        // The system's call would stop there without a word.
+        if self.is_block_device && range.end > self.size()? {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
         // Of a regular file the space stays reserved, and the file grows.
         let flags = if self.is_block_device {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE

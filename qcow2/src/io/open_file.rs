@@ -44,6 +44,9 @@ pub(super) fn existing(path: &Path, access: Access) -> Result<File> {
     let (file, found) = open_without_waiting(&mut options, path).map_err(fail)?;
     refuse_odd_kind(found.file_type(), path, access)?;
     block_again(&file).map_err(fail)?;
+    if access == Access::ReadWrite {
+        refuse_read_only_device(&file, found.file_type())?;
+    }
     Ok(file)
 }
 
@@ -53,6 +56,15 @@ pub(super) fn existing(path: &Path, access: Access) -> Result<File> {
 /// # Errors
 /// As [`existing`]; with `exclusive` also a file that is there, of whatever kind.
 pub(super) fn target(path: &Path, exclusive: bool) -> Result<(File, bool)> {
+    if !exclusive
+        && path
+            .metadata()
+            .is_ok_and(|m| m.file_type().is_block_device())
+    {
+        return existing(path, Access::ReadWrite)
+            .map(|device| (device, false))
+            .map_err(not_made);
+    }
     let fail = |e: io::Error| could_not("create", path, &e);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o644);
@@ -105,6 +117,37 @@ fn block_again(file: &File) -> io::Result<()> {
     let flags = fcntl_getfl(file)?;
     fcntl_setfl(file, flags - OFlags::NONBLOCK)?;
     Ok(())
+}
+
+/// A read-only device can be opened for writing; only the writes fail, and even one of
+/// no bytes.
+fn refuse_read_only_device(file: &File, kind: FileType) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    if !kind.is_block_device() {
+        return Ok(());
+    }
+    match file.write_at(&[], 0) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let message = "The device is not writable: Permission denied";
+            Err(Error::open(message.into(), e.kind()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Devices aren't made; one that is there could not be opened.
+fn not_made(error: Error) -> Error {
+    match error {
+        Error::Open { message, kind } => Error::Open {
+            message: format!(
+                "Protocol driver 'host_device' does not support creating new images, so an \
+                 existing image must be selected as the target; however, opening the given \
+                 target as an existing image failed: {message}"
+            ),
+            kind,
+        },
+        other => other,
+    }
 }
 
 fn is_image_kind(kind: FileType) -> bool {
