@@ -52,7 +52,8 @@ use crate::{
 pub(crate) use layout::Layout;
 pub(in crate::image) use layout::TablePlaces;
 pub(crate) use options::Checked;
-pub(in crate::image) use write::empty;
+pub(in crate::image) use write::check_room;
+pub use write::empty;
 
 /// What [`create`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

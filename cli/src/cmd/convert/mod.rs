@@ -226,7 +226,11 @@ impl ConvertArgs {
         if let Some(target) = target {
             parse_path(target)?;
         }
-        output::print_text(&format.schema().help(name, target.is_some()))?;
+        output::print_text(
+            &format
+                .schema(target.map(OsString::as_os_str))
+                .help(name, target.is_some()),
+        )?;
         Ok(Exit::Success)
     }
 
@@ -357,7 +361,11 @@ fn words(error: &ConvertError) -> Failure {
         other => return Failure::Message(other.to_string()),
     };
     let reason = disk::os_reason(source);
-    if !matches!(source, qcow2::Error::Io { .. }) {
+    let says_all = matches!(
+        source,
+        qcow2::Error::Io { .. } | qcow2::Error::NoSpace { .. }
+    );
+    if !says_all {
         progname::error(escape_control(&chain(source)));
     }
     Failure::Message(format!("{line}: {reason}"))

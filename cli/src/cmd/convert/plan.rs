@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use qcow2::image::create::{CreateOptions, Preallocation, RawOptions, Version};
+use qcow2::image::create::{CreateOptions, RawOptions, Version};
 
 use super::{ConvertArgs, bitmaps, request, source::Sources, target::is_pipe};
 use crate::{
@@ -71,7 +71,7 @@ impl Plan {
         if !args.no_create {
             let kind = Format::named(&format);
             let kind = kind.ok_or_else(|| format!("Unknown file format '{format}'"))?;
-            let made = values.insert(options(args, kind, &format, size)?);
+            let made = values.insert(options(args, kind, &format, size, name)?);
             backing = made.text("backing_file").map(ToOwned::to_owned);
         }
         let backing_format = match &values {
@@ -151,8 +151,14 @@ pub(super) fn failed(name: &OsStr, doing: &str, message: String) -> Failure {
 }
 
 /// The options of a new image.
-fn options(args: &ConvertArgs, kind: Format, format: &str, size: u64) -> Result<Values, Failure> {
-    let mut values = kind.schema().parse(&args.options.join(","))?;
+fn options(
+    args: &ConvertArgs,
+    kind: Format,
+    format: &str,
+    size: u64,
+    name: &OsStr,
+) -> Result<Values, Failure> {
+    let mut values = kind.schema(Some(name)).parse(&args.options.join(","))?;
     values.put("size", Value::Size(size));
     for (given, option, what) in [
         (&args.backing, "backing_file", "Backing file"),
@@ -203,12 +209,9 @@ fn new_target(
             options: Box::new(plan::qcow2(values, &context.secrets)?),
             backing: backing.map(|(file, format)| (file.into(), format)),
         }),
-        _ => {
-            let options = plan::raw(values)?;
-            if options.preallocation == Preallocation::Metadata {
-                return Err("Unsupported preallocation mode: metadata".into());
-            }
-            Ok(What::Raw { path, options })
-        }
+        _ => Ok(What::Raw {
+            path,
+            options: plan::raw(values)?,
+        }),
     }
 }

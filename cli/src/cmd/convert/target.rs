@@ -9,7 +9,7 @@ use qcow2::{
     image::{
         GuestWriter,
         build::Builder,
-        create::{CreateOptions, Preallocation, create_in},
+        create::{CreateOptions, Preallocation, RawOptions, create_in, empty},
     },
     io::{LockMode, NewFile, Storage},
 };
@@ -49,7 +49,7 @@ impl Plan {
                 if let Some(name) = options.data_file.as_deref() {
                     let name = Path::new(OsStr::from_bytes(name));
                     let file = NewFile::create(name).map_err(about(name))?;
-                    clear(&file, self.size).map_err(about(name))?;
+                    clear(&file, self.size, &RawOptions::default()).map_err(about(name))?;
                     data_file = Some(file);
                 }
                 let file = NewFile::create(&path).map_err(about(&path))?;
@@ -83,7 +83,7 @@ impl Plan {
                 if options.nocow {
                     file.storage().set_no_copy_on_write().ok();
                 }
-                let is_zero = clear(&file, self.size).map_err(about(&path))?;
+                let is_zero = clear(&file, self.size, &options).map_err(about(&path))?;
                 let storage = Arc::clone(file.storage());
                 let reserved = match options.preallocation {
                     Preallocation::Off | Preallocation::Metadata => Ok(()),
@@ -160,15 +160,14 @@ fn open_base(name: &OsStr, file: &OsStr, format: &str) -> Result<Arc<dyn Disk>, 
     Ok(source.disk())
 }
 
-/// Has a new file read as zeros, `size` bytes of them; whether it does.
-fn clear(file: &NewFile, size: u64) -> qcow2::Result<bool> {
+/// Has a new file read as zeros, `size` bytes of them; whether it does. A device is large
+/// enough, and no longer what it was.
+fn clear(file: &NewFile, size: u64, options: &RawOptions) -> qcow2::Result<bool> {
     let storage = file.storage();
+    options.check_target(&**storage, size)?;
     let resizing = || Error::io("setting the target's length");
     if !storage.can_grow() {
-        let there = storage.size().map_err(resizing())?;
-        if there < size {
-            return Err(Error::Refused("Cannot grow device files".into()));
-        }
+        empty(&**storage)?;
         return Ok(false);
     }
     if file.is_in_place() {

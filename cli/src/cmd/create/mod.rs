@@ -4,7 +4,12 @@ mod backing;
 pub(super) mod options;
 pub(super) mod plan;
 
-use std::{ffi::OsString, io::Write as _, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    ffi::{OsStr, OsString},
+    io::Write as _,
+    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
+    path::Path,
+};
 
 use clap::{Args, ValueHint};
 use qcow2::image::create::{create, create_raw};
@@ -95,10 +100,19 @@ impl Format {
         }
     }
 
-    pub(super) const fn schema(self) -> Schema {
-        match self {
-            Self::Qcow2 => options::QCOW2,
-            Self::Raw => options::RAW,
+    /// The options of an image called `name`: those of a device are fewer.
+    pub(super) fn schema(self, name: Option<&OsStr>) -> Schema {
+        let (schema, on_device) = match self {
+            Self::Qcow2 => (options::QCOW2, options::QCOW2_ON_DEVICE),
+            Self::Raw => (options::RAW, options::RAW_ON_DEVICE),
+        };
+        let is_device = |path: &Reference| {
+            let kind = std::fs::metadata(&path.path).map(|there| there.file_type());
+            kind.is_ok_and(|kind| kind.is_block_device())
+        };
+        match name.map(parse_path) {
+            Some(Ok(path)) if is_device(&path) => on_device,
+            _ => schema,
         }
     }
 }
@@ -165,7 +179,11 @@ impl CreateArgs {
         if let Some(name) = name {
             parse_path(name)?;
         }
-        output::print_text(&format.schema().help(&self.format, name.is_some()))?;
+        output::print_text(
+            &format
+                .schema(name.map(OsString::as_os_str))
+                .help(&self.format, name.is_some()),
+        )?;
         Ok(Exit::Success)
     }
 
@@ -193,7 +211,7 @@ impl CreateArgs {
         size: Option<u64>,
         name: &OsString,
     ) -> Result<Values, String> {
-        let mut values = format.schema().parse(list)?;
+        let mut values = format.schema(Some(name)).parse(list)?;
         if let Some(size) = size {
             if values.get("size").is_some() {
                 return Err("The image size must be specified only once".into());

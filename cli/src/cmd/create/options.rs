@@ -106,6 +106,22 @@ pub(crate) const QCOW2: Schema = Schema {
     file: &[NOCOW, EXTENT_SIZE_HINT],
 };
 
+/// Those of qcow2 on a block device.
+pub(crate) const QCOW2_ON_DEVICE: Schema = Schema {
+    format: QCOW2.format,
+    file: &[],
+};
+
+/// Those of raw on a block device.
+pub(crate) const RAW_ON_DEVICE: Schema = Schema {
+    format: RAW.format,
+    file: &[item(
+        "preallocation",
+        Kind::Text,
+        "Preallocation mode (allowed values: off)",
+    )],
+};
+
 /// Options of raw, in the order of "Formatting".
 pub(crate) const RAW: Schema = Schema {
     format: &[SIZE],

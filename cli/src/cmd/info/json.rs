@@ -69,14 +69,12 @@ fn child(out: &mut impl Tree, file: &FileFacts) -> io::Result<()> {
     out.string("filename", &file.filename)?;
     out.string("format", file.protocol.as_bytes())?;
     out.number("actual-size", file.actual_size.into())?;
-    if file.protocol == "file" {
-        nothing_specific(out)?;
-    }
+    nothing_specific(out)?;
     out.flag("dirty-flag", false)?;
     out.end()
 }
 
-/// A regular file's own details, of which there are none.
+/// The own details of a file or device, of which there are none.
 fn nothing_specific(out: &mut impl Tree) -> io::Result<()> {
     out.object("format-specific")?;
     out.string("type", b"file")?;

@@ -32,7 +32,7 @@ use std::{
 
 pub use prepared::{Prepared, Unit};
 
-use super::create::{CreateOptions, Layout, Preallocation, TablePlaces, empty};
+use super::create::{CreateOptions, Layout, Preallocation, TablePlaces, check_room, empty};
 use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
@@ -113,6 +113,7 @@ impl Builder {
         // What the header will hold fits.
         let empty_layout = Layout::with(&checked, 0, 0)?;
         empty_layout.first_cluster(&checked)?;
+        check_room(&*storage, &checked, &Layout::new(&checked)?)?;
         let l1_clusters = empty_layout.l1_clusters;
         let limit = match storage.can_grow() {
             true => u64::MAX,
@@ -316,8 +317,7 @@ impl Builder {
     /// Gives the clusters their places. Pieces have to come in the order of the disk.
     ///
     /// # Errors
-    /// [`Error::Refused`] if they don't, or if there is no room; I/O errors of writing
-    /// tables. Nothing more can be written then.
+    /// [`Error::Refused`] if they don't; [`Error::NoSpace`]; I/O errors of writing tables. Nothing more can be written then.
     pub fn place(&self, prepared: &mut Prepared) -> Result<()> {
         let mut state = self.lock();
         let state = &mut *state;
@@ -412,7 +412,13 @@ impl Builder {
     ) -> Result<(L2Entry, SubclusterBitmap)> {
         let host = self.host(space, cluster)?;
         let storage = self.data_storage();
-        let range = host.0..host.0.saturating_add(self.geometry.cluster_size());
+        let end = host.0.saturating_add(self.geometry.cluster_size());
+        // A data file is as long as the disk.
+        let end = match self.data_file {
+            Some(_) => end.min(self.size),
+            None => end,
+        };
+        let range = host.0..end;
         let cleared = match self.options.preallocation {
             Preallocation::Full => storage.write_zeros(range),
             // A new file has zeros there.

@@ -130,7 +130,7 @@ impl Layout {
     }
 
     /// The clusters in front of the data clusters.
-    fn metadata(&self) -> u64 {
+    pub(crate) fn metadata(&self) -> u64 {
         self.l2_tables_at() + self.l2_tables
     }
 

@@ -40,6 +40,19 @@ pub enum Preallocation {
     Full,
 }
 
+impl Preallocation {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Metadata => "metadata",
+            Self::Falloc => "falloc",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// The image below the new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backing {

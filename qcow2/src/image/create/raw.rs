@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     Created, Preallocation, Target,
     options::{Backing, SECTOR},
-    write::reserve,
+    write::{empty, reserve},
 };
 use crate::{Error, Result, io::Storage};
 
@@ -23,7 +23,8 @@ pub struct RawOptions {
 }
 
 /// Makes a raw image at `path`, over whatever is there; with `exclusive` nothing may
-/// be there. A device is left as it is, but must be large enough.
+/// be there. A device must be large enough. Its first sector becomes zeros, so that it isn't
+/// taken for the image that was there; the rest stays as it is.
 ///
 /// # Errors
 /// As [`create`](super::create).
@@ -55,17 +56,44 @@ fn check(options: &RawOptions) -> Result<u64> {
             "Image creation needs a size parameter".into(),
         ));
     };
-    if options.preallocation == Preallocation::Metadata {
-        let text = "Unsupported preallocation mode: metadata";
-        return Err(Error::Refused(text.into()));
-    }
     size.checked_next_multiple_of(SECTOR)
         .filter(|size| i64::try_from(*size).is_ok())
         .ok_or_else(|| Error::Refused("Could not resize file: Invalid argument".into()))
 }
 
+impl RawOptions {
+    /// Whether `size` bytes can be preallocated in `storage` as asked for. A device has the
+    /// space that it has, which must be enough.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] in qemu-img's words; I/O errors.
+    pub fn check_target(&self, storage: &dyn Storage, size: u64) -> Result<()> {
+        let refused = |text: String| Err(Error::Refused(text));
+        let mode = self.preallocation;
+        if storage.can_grow() {
+            return match mode {
+                Preallocation::Metadata => {
+                    refused(format!("Unsupported preallocation mode: {}", mode.name()))
+                }
+                _ => Ok(()),
+            };
+        }
+        if mode != Preallocation::Off {
+            return refused(format!("Unsupported preallocation mode '{}'", mode.name()));
+        }
+        let there = storage
+            .size()
+            .map_err(Error::io("asking for the target's size"))?;
+        match there < size {
+            true => refused("Cannot grow device files".into()),
+            false => Ok(()),
+        }
+    }
+}
+
 fn fill(target: &Target, size: u64, options: &RawOptions) -> Result<()> {
     let storage = &target.storage;
+    options.check_target(storage, size)?;
     let resizing = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::FileTooLarge => {
             Error::Refused("The image size is too large for file format 'raw'".into())
@@ -84,12 +112,8 @@ fn fill(target: &Target, size: u64, options: &RawOptions) -> Result<()> {
         }
         storage.set_len(size).map_err(resizing)?;
         reserve(storage, options.preallocation, 0..size)?;
-    } else if storage
-        .size()
-        .map_err(Error::io("asking for the target's size"))?
-        < size
-    {
-        return Err(Error::Refused("Cannot grow device files".into()));
+    } else {
+        empty(storage)?;
     }
     storage.sync().map_err(Error::io("syncing the target"))?;
     storage.sync_directory()

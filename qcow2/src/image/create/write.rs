@@ -24,16 +24,7 @@ const NO_HEADER: [u8; 512] = [0; 512];
 /// is too small, and a header that doesn't fit.
 pub(super) fn write(storage: &dyn Storage, checked: &Checked<'_>, layout: &Layout) -> Result<()> {
     let first_cluster = layout.first_cluster(checked)?;
-    if !storage.can_grow() {
-        let size = storage
-            .size()
-            .map_err(Error::io("asking for the target's size"))?;
-        if layout.byte(layout.clusters()) > size {
-            return Err(Error::Refused(
-                "Could not resize image: Cannot grow device files".into(),
-            ));
-        }
-    }
+    check_room(storage, checked, layout)?;
     empty(storage)?;
     let result = write_after(storage, checked, layout, &first_cluster);
     if result.is_err() {
@@ -45,6 +36,57 @@ pub(super) fn write(storage: &dyn Storage, checked: &Checked<'_>, layout: &Layou
         }
     }
     result
+}
+
+/// Whether the image has room in `storage`, if that is a device. Nothing is written.
+///
+/// # Errors
+/// [`Error::Refused`] with what qemu-img would fail at first; I/O errors.
+pub(in crate::image) fn check_room(
+    storage: &dyn Storage,
+    checked: &Checked<'_>,
+    layout: &Layout,
+) -> Result<()> {
+    if storage.can_grow() {
+        return Ok(());
+    }
+    let size = storage
+        .size()
+        .map_err(Error::io("asking for the target's size"))?;
+    let unmapped = Layout::with(checked, 0, 0)?.clusters();
+    // It writes two clusters for the refcount table and its first block, whatever they hold.
+    let steps = [
+        (1, "Could not write qcow2 header"),
+        (3, "Could not write refcount table"),
+        (
+            unmapped,
+            "Could not resize image: Failed to grow the L1 table",
+        ),
+        (
+            layout.metadata(),
+            "Could not resize image: Allocating clusters failed",
+        ),
+    ];
+    for (clusters, what) in steps {
+        if layout.byte(clusters) > size {
+            let text = format!("{what}: No space left on device");
+            return Err(Error::Refused(text));
+        }
+    }
+    let mode = checked.options.preallocation;
+    let reserves = matches!(mode, Preallocation::Falloc | Preallocation::Full);
+    if reserves && !layout.in_data_file {
+        return Err(Error::Refused(format!(
+            "Could not resize image: Failed to resize underlying file: Preallocation mode '{}' \
+             unsupported for this non-regular file",
+            mode.name()
+        )));
+    }
+    if layout.byte(layout.clusters()) > size {
+        let text = "Could not resize image: Cannot grow device files";
+        return Err(Error::Refused(text.into()));
+    }
+    Ok(())
 }
 
 fn write_after(
@@ -77,8 +119,12 @@ fn write_after(
     sync(storage)
 }
 
-/// Has the storage hold no image, whatever it held.
-pub(in crate::image) fn empty(storage: &dyn Storage) -> Result<()> {
+/// Has the storage hold no image, whatever it held, and be empty if it is a file. Returns
+/// when that is on stable storage.
+///
+/// # Errors
+/// I/O errors.
+pub fn empty(storage: &dyn Storage) -> Result<()> {
     let size = storage
         .size()
         .map_err(Error::io("asking for the target's size"))?;
@@ -90,7 +136,10 @@ pub(in crate::image) fn empty(storage: &dyn Storage) -> Result<()> {
             .set_len(0)
             .map_err(Error::io("emptying the target"))?;
     } else {
-        write_at(storage, 0, &NO_HEADER, "zeros over the old header")?;
+        let sector = size.min(SECTOR);
+        storage
+            .write_zeros(0..sector)
+            .map_err(Error::io("writing zeros over the old header"))?;
     }
     sync(storage)
 }
