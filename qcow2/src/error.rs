@@ -142,6 +142,14 @@ impl Error {
         }
     }
 
+    /// As [`io`](Self::io), for what is done often: the text is made if there is an error.
+    pub(crate) fn io_with(action: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action: action(),
+            source,
+        }
+    }
+
     /// A file that can't be opened or made.
     pub(crate) fn open(message: String, kind: io::ErrorKind) -> Self {
         Self::Open { message, kind }

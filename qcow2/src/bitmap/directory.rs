@@ -61,7 +61,9 @@ impl Bitmaps {
         let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
         storage
             .read_padded(at.0, &mut raw)
-            .map_err(Error::io(format!("reading the bitmap directory at {at}")))?;
+            .map_err(Error::io_with(|| {
+                format!("reading the bitmap directory at {at}")
+            }))?;
         let directory = BitmapDirectory::parse(&raw, at, extension.nb_bitmaps);
         // An entry that can't be used anyway doesn't take the others down with it.
         let header = area.header();

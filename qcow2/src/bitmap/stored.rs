@@ -96,7 +96,9 @@ impl StoredBits {
         let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
         storage
             .read_padded(table_offset.0, &mut raw)
-            .map_err(Error::io(format!("reading the table of bitmap '{name}'")))?;
+            .map_err(Error::io_with(|| {
+                format!("reading the table of bitmap '{name}'")
+            }))?;
         let mut table = Vec::with_capacity(raw.len() / 8);
         for (index, bytes) in (0_u64..).zip(raw.chunks_exact(8)) {
             let entry = BitmapTableEntry(bytes.try_into().map_or(0, u64::from_be_bytes));
@@ -227,7 +229,9 @@ impl StoredBits {
                     let at = offset.0.saturating_add(within);
                     self.storage
                         .read_padded(at, piece)
-                        .map_err(Error::io(format!("reading the bitmap cluster at {offset}")))?;
+                        .map_err(Error::io_with(|| {
+                            format!("reading the bitmap cluster at {offset}")
+                        }))?;
                 }
             }
             done = stop;

@@ -193,10 +193,9 @@ impl<'a> ClusterWriter<'a> {
     fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.storage
             .write_all_at(offset, bytes)
-            .map_err(Error::io(format!(
-                "writing {} bytes of bitmaps at {offset:#x}",
-                bytes.len()
-            )))
+            .map_err(Error::io_with(|| {
+                format!("writing {} bytes of bitmaps at {offset:#x}", bytes.len())
+            }))
     }
 }
 

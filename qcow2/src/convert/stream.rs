@@ -134,7 +134,7 @@ impl Tables {
             bytes.resize(bytes.len().next_multiple_of(cluster), 0);
             let done = out.write_all(bytes);
             bytes.clear();
-            done.map_err(Error::io(format!("writing {what}")))
+            done.map_err(Error::io_with(|| format!("writing {what}")))
         };
         put(&mut layout.first_cluster(checked)?, "the header")?;
         let mut bytes = Vec::new();

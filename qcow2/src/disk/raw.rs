@@ -62,9 +62,9 @@ impl RawDisk {
     /// # Errors
     /// I/O errors.
     pub fn new(name: &str, storage: Arc<dyn Storage>) -> Result<Self> {
-        let stored = storage
-            .size()
-            .map_err(Error::io(format!("asking for the size of '{name}'")))?;
+        let stored = storage.size().map_err(Error::io_with(|| {
+            format!("asking for the size of '{name}'")
+        }))?;
         Ok(Self {
             name: name.to_owned(),
             storage,
@@ -114,10 +114,9 @@ impl Disk for RawDisk {
                 break;
             }
             let data = self.storage.next_data(at..end);
-            let data = data.map_err(Error::io(format!(
-                "asking for holes of '{}' at {at:#x}",
-                self.name
-            )))?;
+            let data = data.map_err(Error::io_with(|| {
+                format!("asking for holes of '{}' at {at:#x}", self.name)
+            }))?;
             let start = data.start.clamp(at, end);
             if at < start {
                 tell(ExtentKind::Zero, at, start);
@@ -136,7 +135,9 @@ impl Disk for RawDisk {
         self.check_range(offset, out.len())?;
         self.storage
             .read_padded(offset, out)
-            .map_err(Error::io(format!("reading '{}' at {offset:#x}", self.name)))
+            .map_err(Error::io_with(|| {
+                format!("reading '{}' at {offset:#x}", self.name)
+            }))
             .map_err(|error| bad(offset, out.len() as u64, error))
     }
 
@@ -150,7 +151,9 @@ impl DiskMut for RawDisk {
         self.check_change(&(offset..offset.saturating_add(data.len() as u64)))?;
         self.storage
             .write_all_at(offset, data)
-            .map_err(Error::io(format!("writing '{}' at {offset:#x}", self.name)))
+            .map_err(Error::io_with(|| {
+                format!("writing '{}' at {offset:#x}", self.name)
+            }))
     }
 
     fn zero(&self, range: Range<u64>, unmap: bool) -> Result<()> {
@@ -165,10 +168,9 @@ impl DiskMut for RawDisk {
         self.storage
             .zero(range.clone())
             .or_else(|_| self.storage.write_zeros(range.clone()))
-            .map_err(Error::io(format!(
-                "writing zeros to '{}' at {:#x}",
-                self.name, range.start
-            )))
+            .map_err(Error::io_with(|| {
+                format!("writing zeros to '{}' at {:#x}", self.name, range.start)
+            }))
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {
@@ -184,7 +186,7 @@ impl DiskMut for RawDisk {
     fn flush(&self) -> Result<()> {
         self.storage
             .sync()
-            .map_err(Error::io(format!("syncing '{}'", self.name)))
+            .map_err(Error::io_with(|| format!("syncing '{}'", self.name)))
     }
 
     fn finish(&self) -> Result<()> {

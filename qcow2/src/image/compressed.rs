@@ -133,7 +133,7 @@ impl CompressedData {
             view.image
                 .storage
                 .read_padded(span.start, &mut self.bytes)
-                .map_err(Error::io(format!("reading '{name}' at {host}")))?;
+                .map_err(Error::io_with(|| format!("reading '{name}' at {host}")))?;
         }
         Ok(self.get(cluster).unwrap_or_default())
     }

@@ -70,10 +70,9 @@ impl View<'_> {
     fn read_stored(&self, host: HostOffset, out: &mut [u8]) -> Result<()> {
         let storage = self.image.data_storage()?;
         // A last cluster that isn't written to its end ends in zeros.
-        storage.read_padded(host.0, out).map_err(Error::io(format!(
-            "reading '{}' at {host}",
-            self.image.name
-        )))
+        storage.read_padded(host.0, out).map_err(Error::io_with(|| {
+            format!("reading '{}' at {host}", self.image.name)
+        }))
     }
 
     /// What the backing file lacks are zeros.

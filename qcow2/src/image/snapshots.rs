@@ -81,7 +81,9 @@ impl Image {
                 let inside = end.saturating_sub(at).min(len);
                 let mut bytes = vec![0; usize::try_from(inside).unwrap_or(0)];
                 let done = self.storage.read_padded(at, &mut bytes);
-                done.map_err(Error::io(format!("reading the snapshot table at {at:#x}")))?;
+                done.map_err(Error::io_with(|| {
+                    format!("reading the snapshot table at {at:#x}")
+                }))?;
                 Ok::<_, Error>(bytes)
             };
             let fixed = read(FIXED_LEN as u64)?;

@@ -33,7 +33,9 @@ impl L1Table {
         if !bytes.is_empty() {
             storage
                 .read_padded(offset.0, &mut bytes)
-                .map_err(Error::io(format!("reading the L1 table at {offset}")))?;
+                .map_err(Error::io_with(|| {
+                    format!("reading the L1 table at {offset}")
+                }))?;
         }
         let entries = l1::entries(&bytes).collect();
         Ok(Self {

@@ -75,9 +75,9 @@ impl<'a> Refcounts<'a> {
         let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
         storage
             .read_padded(table_offset.0, &mut raw)
-            .map_err(Error::io(format!(
-                "reading the refcount table at {table_offset}"
-            )))?;
+            .map_err(Error::io_with(|| {
+                format!("reading the refcount table at {table_offset}")
+            }))?;
         let table = refcount::entries(&raw).collect();
         let size = storage
             .size()
@@ -173,7 +173,9 @@ impl<'a> Refcounts<'a> {
             };
             self.storage
                 .read_padded(offset.0, &mut bytes)
-                .map_err(Error::io(format!("reading the refcount block at {offset}")))?;
+                .map_err(Error::io_with(|| {
+                    format!("reading the refcount block at {offset}")
+                }))?;
             self.last_read = Some((index, bytes));
         }
         Ok(self.last_read.as_ref().map(|(_, bytes)| bytes.as_slice()))
@@ -298,10 +300,9 @@ impl<'a> Refcounts<'a> {
         for block in self.changed.values_mut().filter(|block| block.dirty) {
             self.storage
                 .write_all_at(block.host.0, &block.bytes)
-                .map_err(Error::io(format!(
-                    "writing the refcount block at {}",
-                    block.host
-                )))?;
+                .map_err(Error::io_with(|| {
+                    format!("writing the refcount block at {}", block.host)
+                }))?;
             block.dirty = false;
         }
         Ok(())
@@ -376,9 +377,9 @@ impl<'a> Refcounts<'a> {
             let at = self.table_offset.0.saturating_add(index.saturating_mul(8));
             self.storage
                 .write_all_at(at, &entry.0.to_be_bytes())
-                .map_err(Error::io(format!(
-                    "writing refcount table entry {index} at {at:#x}"
-                )))?;
+                .map_err(Error::io_with(|| {
+                    format!("writing refcount table entry {index} at {at:#x}")
+                }))?;
         }
         Ok(())
     }
@@ -396,7 +397,9 @@ impl<'a> Refcounts<'a> {
             .collect();
         self.storage
             .write_all_at(to.0, &bytes)
-            .map_err(Error::io(format!("writing the refcount table at {to}")))?;
+            .map_err(Error::io_with(|| {
+                format!("writing the refcount table at {to}")
+            }))?;
         self.table_offset = to;
         Ok(())
     }

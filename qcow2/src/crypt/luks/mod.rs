@@ -136,7 +136,7 @@ impl<'a> Volume<'a> {
         let at = HostOffset(self.place.offset.0.saturating_add(slot.key_offset));
         let mut bytes = Zeroizing::new(vec![0; len]);
         let read = self.storage.read_padded(at.0, &mut bytes);
-        read.map_err(Error::io(format!("reading key material at {at}")))?;
+        read.map_err(Error::io_with(|| format!("reading key material at {at}")))?;
         Ok(bytes)
     }
 }

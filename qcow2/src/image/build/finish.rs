@@ -21,7 +21,7 @@ impl Builder {
         let l1 = state.tables.l1_bytes();
         let write = |offset: u64, bytes: &[u8], what: &str| {
             let done = self.storage.write_all_at(offset, bytes);
-            done.map_err(Error::io(format!("writing {what}")))
+            done.map_err(Error::io_with(|| format!("writing {what}")))
         };
         let places = TablePlaces {
             l1_entries: self.geometry.l1_entries(self.size),

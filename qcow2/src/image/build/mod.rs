@@ -473,7 +473,7 @@ impl Builder {
             };
             self.data_storage()
                 .write_all_at(write.host.0, part)
-                .map_err(Error::io(format!("writing data at {}", write.host)))?;
+                .map_err(Error::io_with(|| format!("writing data at {}", write.host)))?;
         }
         Ok(())
     }

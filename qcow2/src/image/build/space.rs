@@ -179,7 +179,9 @@ impl Space {
         let block = self.blocks.pop_front().unwrap_or_default();
         storage
             .write_all_at(place.0, &block)
-            .map_err(Error::io(format!("writing a refcount block at {place}")))?;
+            .map_err(Error::io_with(|| {
+                format!("writing a refcount block at {place}")
+            }))?;
         self.table.push(place);
         Ok(())
     }

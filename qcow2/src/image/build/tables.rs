@@ -76,7 +76,7 @@ impl Tables {
         let first = space.take(self.indices.len() as u64)?;
         storage
             .write_all_at(first.0, &self.bytes)
-            .map_err(Error::io(format!("writing L2 tables at {first}")))?;
+            .map_err(Error::io_with(|| format!("writing L2 tables at {first}")))?;
         let places =
             (first.0..).step_by(usize::try_from(self.geometry.cluster_size()).unwrap_or(1));
         for (index, place) in self.indices.drain(..).zip(places) {

@@ -296,7 +296,7 @@ fn write_at(storage: &dyn Storage, offset: u64, bytes: &[u8], what: &str) -> Res
     }
     storage
         .write_all_at(offset, bytes)
-        .map_err(Error::io(format!("writing {what}")))
+        .map_err(Error::io_with(|| format!("writing {what}")))
 }
 
 fn sync(storage: &dyn Storage) -> Result<()> {

@@ -75,7 +75,7 @@ impl State {
             self.image
                 .storage
                 .write_all_at(offset.0, bytes)
-                .map_err(Error::io(format!("writing L2 entries at {offset}")))?;
+                .map_err(Error::io_with(|| format!("writing L2 entries at {offset}")))?;
         }
         self.space.touched(end.unwrap_or(0));
         Ok(end.is_some())
@@ -98,7 +98,7 @@ impl State {
             self.image
                 .storage
                 .write_all_at(at.0, &bytes)
-                .map_err(Error::io(format!("writing L1 entries at {at}")))?;
+                .map_err(Error::io_with(|| format!("writing L1 entries at {at}")))?;
         }
         Ok(!changed.is_empty())
     }

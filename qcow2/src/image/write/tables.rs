@@ -216,7 +216,7 @@ impl State {
         let storage = &self.image.storage;
         storage
             .read_padded(at.0, &mut bytes)
-            .map_err(Error::io(format!("reading L2 entries at {at}")))?;
+            .map_err(Error::io_with(|| format!("reading L2 entries at {at}")))?;
         Ok(Arc::new(bytes))
     }
 }
