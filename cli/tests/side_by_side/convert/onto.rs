@@ -77,6 +77,12 @@ fn overlays_snapshots_and_bitmaps() {
     write("s", &["write -P 7 0 4M"]);
     ours(&pair, "convert -l before -O qcow2 s t");
     assert_same(&pair, "base", "t", "snapshot");
+    // Of two only the first is taken as it was.
+    let both = ["-l", "snapshot.name=before", "-O", "raw", "s", "s"];
+    ours(&pair, &format!("convert {} t", both.join(" ")));
+    pair.make(&[&["convert"], both.as_slice(), &["u"]].concat());
+    let disks = ["t", "u"].map(|name| fs::read(pair.work().join(name)).unwrap());
+    assert!(disks[0] == disks[1]);
 
     pair.make(&["bitmap", "--add", "s", "one"]);
     pair.make(&["bitmap", "--add", "--disable", "-g", "4k", "s", "two"]);
