@@ -13,6 +13,30 @@
 //! }
 //! # Ok::<(), qcow2::Error>(())
 //! ```
+//!
+//! Writing the guest's disk. Its bitmaps record what is written:
+//!
+//! ```
+//! use qcow2::{OpenOptions, image::create::{CreateOptions, create}};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("disk.qcow2");
+//! let options = CreateOptions { size: Some(64 << 20), ..CreateOptions::default() };
+//! create(&path, &options, true)?;
+//! let mut image = OpenOptions::new().writable(true).open(&path)?;
+//! let mut edit = image.edit_bitmaps()?;
+//! edit.add(b"since-backup", 64 << 10, true)?;
+//! edit.commit()?;
+//!
+//! let disk = image.into_writer()?;
+//! disk.write(1 << 20, b"some data")?;
+//! disk.flush()?; // now it is on stable storage
+//! let image = disk.close()?; // now the bitmaps are stored, too
+//!
+//! let dirty = image.load_bitmap("since-backup")?;
+//! assert_eq!(dirty.ranges().collect::<Vec<_>>(), [1 << 20..(1 << 20) + (64 << 10)]);
+//! # Ok::<(), qcow2::Error>(())
+//! ```
 
 pub mod addr;
 pub mod bitmap;
