@@ -6,6 +6,7 @@
 //! would go on is cut off, and too little of it is an error.
 
 mod compressor;
+mod packed;
 mod zlib;
 mod zstd;
 
@@ -13,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::format::CompressionType;
 pub(crate) use compressor::Compressor;
+pub(crate) use packed::Packed;
 
 /// Contexts that are kept for the next cluster; more threads than this make their own.
 const MAX_IDLE: usize = 64;

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! The source is any [`Disk`]; several in a row are one, [`Concat`]. The target is a new
-//! qcow2 image ([`Builder`]) or a disk that can be written. Parts that are known to be
-//! zeros aren't read, those that turn out to be aren't written. Memory is a few MiB for
-//! each core, whatever the disk.
+//! qcow2 image ([`Builder`]), a disk that can be written, or an image that is there whose
+//! clusters are stored compressed ([`GuestWriter`]). Parts that are known to be zeros
+//! aren't read, those that turn out to be aren't written. Memory is a few MiB for each
+//! core, whatever the disk.
 
 mod concat;
 mod moved;
+mod pack;
 mod part;
 mod plan;
 mod sink;
@@ -33,8 +35,9 @@ pub use stream::{stream, stream_raw};
 use crate::{
     Error,
     disk::{Disk, DiskMut},
-    image::build::Builder,
+    image::{GuestWriter, build::Builder},
 };
+use pack::PackSink;
 use plan::Plan;
 use sink::{BuildSink, DiskSink, Sink};
 use work::{Shared, Worker};
@@ -83,6 +86,17 @@ pub enum Target<'a> {
     Disk {
         /// The disk, at least as large as the source.
         disk: &'a dyn DiskMut,
+        /// It reads as zeros, so that none need to be written.
+        is_zero: bool,
+        /// The disk behind it, if only what the source's first layer holds is to be
+        /// copied.
+        base: Option<&'a dyn Disk>,
+    },
+    /// As [`Target::Disk`], with the clusters compressed that become smaller by it,
+    /// whatever is there so far.
+    Compressed {
+        /// The image, which is neither encrypted nor has an external data file.
+        writer: &'a GuestWriter,
         /// It reads as zeros, so that none need to be written.
         is_zero: bool,
         /// The disk behind it, if only what the source's first layer holds is to be
@@ -171,6 +185,15 @@ pub fn convert(
             base,
         } => {
             let sink = DiskSink::new(disk, is_zero, options.sparse);
+            let overlay = Overlay::new(base.is_some(), base);
+            run(source, &sink, overlay, options, events)
+        }
+        Target::Compressed {
+            writer,
+            is_zero,
+            base,
+        } => {
+            let sink = PackSink::new(writer, is_zero);
             let overlay = Overlay::new(base.is_some(), base);
             run(source, &sink, overlay, options, events)
         }

@@ -43,7 +43,7 @@ pub(super) trait Sink: Sync {
     fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Self::Ready>;
 
     /// What must be done in order.
-    fn place(&self, ready: &mut Self::Ready) -> Result<()>;
+    fn place(&self, bytes: &[u8], ready: &mut Self::Ready) -> Result<()>;
 
     /// The rest.
     fn store(&self, bytes: &[u8], ready: &Self::Ready) -> Result<()>;
@@ -98,7 +98,7 @@ impl Sink for BuildSink<'_> {
         self.builder.prepare(at, bytes, units)
     }
 
-    fn place(&self, ready: &mut Prepared) -> Result<()> {
+    fn place(&self, _: &[u8], ready: &mut Prepared) -> Result<()> {
         self.builder.place(ready)
     }
 
@@ -181,7 +181,7 @@ impl Sink for DiskSink<'_> {
         Ok(Runs { at, runs })
     }
 
-    fn place(&self, _: &mut Runs) -> Result<()> {
+    fn place(&self, _: &[u8], _: &mut Runs) -> Result<()> {
         Ok(())
     }
 

@@ -186,7 +186,7 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
         if !self.shared.wait(piece.number) {
             return Ok(());
         }
-        self.sink.place(&mut ready).map_err(failed)?;
+        self.sink.place(bytes, &mut ready).map_err(failed)?;
         self.shared.pass(piece.number);
         self.sink.store(bytes, &ready).map_err(failed)?;
         self.tell(Event::Progress(piece.range.end));

@@ -22,6 +22,7 @@ pub use backing::{BackingPolicy, MAX_CHAIN};
 pub use open::{DataFilePolicy, OpenOptions, relative_to};
 pub use snapshots::SnapshotDisk;
 pub use write::GuestWriter;
+pub(crate) use write::Pieces;
 
 use crate::{
     Error, Geometry, Result,

@@ -36,7 +36,7 @@ use super::create::{CreateOptions, Layout, Preallocation, TablePlaces, check_roo
 use crate::{
     Error, Geometry, Result,
     addr::HostOffset,
-    compress::Compressor,
+    compress::{Compressor, Packed},
     disk::is_zero,
     format::{L2Entry, SubclusterBitmap, l2::SUBCLUSTERS},
     io::Storage,
@@ -237,18 +237,15 @@ impl Builder {
         let mut prepared = Prepared {
             first,
             fates: Vec::with_capacity(count),
-            packed: Vec::new(),
+            packed: Packed::default(),
             writes: Vec::new(),
         };
-        let mut packed = Vec::new();
         for (bytes, units) in bytes.chunks(size).zip(units.chunks(per_cluster)) {
             let mut fate = self.fate(units);
             if let (Fate::Plain(_), Some(compressor)) = (&fate, &self.compressor)
-                && compressor.compress(bytes, &mut packed)?
+                && let Some(packed) = prepared.packed.add(compressor, bytes)?
             {
-                let start = prepared.packed.len();
-                prepared.packed.extend_from_slice(&packed);
-                fate = Fate::Packed(start..prepared.packed.len());
+                fate = Fate::Packed(packed);
             }
             prepared.fates.push(fate);
         }
@@ -277,7 +274,7 @@ impl Builder {
         Ok(Prepared {
             first,
             fates: vec![self.fate(&units); count],
-            packed: Vec::new(),
+            packed: Packed::default(),
             writes: Vec::new(),
         })
     }
@@ -454,7 +451,7 @@ impl Builder {
     pub fn store(&self, bytes: &[u8], prepared: &Prepared) -> Result<()> {
         for write in &prepared.writes {
             let from = if write.packed {
-                &prepared.packed
+                prepared.packed.bytes()
             } else {
                 bytes
             };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{addr::HostOffset, format::SubclusterBitmap};
+use crate::{addr::HostOffset, compress::Packed, format::SubclusterBitmap};
 
 /// What a part of the new disk is: a cluster, or with extended L2 entries a subcluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Prepared {
     /// The first cluster's index on the guest's disk.
     pub(super) first: u64,
     pub(super) fates: Vec<Fate>,
-    pub(super) packed: Vec<u8>,
+    pub(super) packed: Packed,
     pub(super) writes: Vec<Write>,
 }
 

@@ -21,6 +21,22 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(super) struct Batch {
     at: u64,
     bytes: Vec<u8>,
+    /// How many of them, at the end, are zeros that what follows goes over.
+    filling: usize,
+}
+
+impl Batch {
+    /// Where the next byte would follow.
+    fn end(&self) -> u64 {
+        let len = self.bytes.len().saturating_sub(self.filling);
+        self.at.saturating_add(len as u64)
+    }
+
+    fn take_filling(&mut self) {
+        let len = self.bytes.len().saturating_sub(self.filling);
+        self.bytes.truncate(len);
+        self.filling = 0;
+    }
 }
 
 /// Part of a cluster of the disk.
@@ -242,11 +258,11 @@ impl State {
     pub(super) fn put_stored(&mut self, at: HostOffset, pieces: &[&[u8]]) -> Result<()> {
         let mut at = at.0;
         for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            let end = self.batch.at.saturating_add(self.batch.bytes.len() as u64);
             let room = BATCH_BYTES.saturating_sub(self.batch.bytes.len());
-            if !self.batch.bytes.is_empty() && (end != at || piece.len() > room) {
+            if self.batch.end() != at || piece.len() > room {
                 self.write_batch()?;
             }
+            self.batch.take_filling();
             if self.batch.bytes.is_empty() {
                 self.batch.at = at;
             }
@@ -260,12 +276,28 @@ impl State {
         Ok(())
     }
 
+    /// Has `len` zeros written at `at`, unless something else goes there before they are.
+    pub(super) fn fill(&mut self, at: HostOffset, len: usize) -> Result<()> {
+        if self.batch.end() != at.0 {
+            self.write_batch()?;
+        }
+        self.batch.take_filling();
+        if self.batch.bytes.is_empty() {
+            self.batch.at = at.0;
+        }
+        let filled = self.batch.bytes.len().saturating_add(len);
+        self.batch.bytes.resize(filled, 0);
+        self.batch.filling = len;
+        Ok(())
+    }
+
     /// Writes the data that waits.
     pub(super) fn write_batch(&mut self) -> Result<()> {
         if self.batch.bytes.is_empty() {
             return Ok(());
         }
         let mut bytes = std::mem::take(&mut self.batch.bytes);
+        self.batch.filling = 0;
         // After a failure nothing more is written.
         let written = self.require_unfailed();
         let written = written.and_then(|()| self.write_data(self.batch.at, &bytes));

@@ -40,6 +40,7 @@ use crate::{
     table::{DirtySlices, L1Table, Space},
 };
 use data::Batch;
+pub(crate) use packed::Pieces;
 use record::Recorder;
 
 /// The guest's disk of an image, to be written and read.
@@ -175,6 +176,18 @@ impl GuestWriter {
         })
     }
 
+    /// Whether the guest's data is encrypted, so that none of it can be compressed.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.read_lock().image.is_encrypted()
+    }
+
+    /// Bytes of a cluster.
+    #[must_use]
+    pub fn cluster_size(&self) -> u64 {
+        self.cluster_size
+    }
+
     /// Writes `data` at `offset`.
     ///
     /// # Errors
@@ -255,11 +268,18 @@ impl GuestWriter {
         if range.is_empty() {
             return Ok(());
         }
+        self.change_state(|state| {
+            state.recorder.record(range.clone());
+            change(state, range)
+        })
+    }
+
+    /// Has the state changed by what records its ranges itself.
+    fn change_state(&self, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
         let mut state = self.lock();
         state.require_open()?;
         state.begin()?;
-        state.recorder.record(range.clone());
-        let changed = change(&mut state, range);
+        let changed = change(&mut state);
         // Entries in memory already refer to what waits.
         let written = state.write_batch();
         changed.and(written)

@@ -1,13 +1,41 @@
 //! Compressed clusters: packed one behind the other within host clusters, each of which
 //! counts the compressed clusters that it has a part of.
 
+use std::ops::Range;
+
 use super::{GuestWriter, State};
 use crate::{
     Error, Result,
     addr::HostOffset,
+    compress::Packed,
     disk::{DiskExt, SECTOR},
     format::{ExtendedL2Entry, L2Entry, SubclusterBitmap},
+    image::build::Unit,
 };
+
+/// Bytes of the disk that are compressed before they are stored.
+const AT_ONCE: usize = 1 << 20;
+
+/// What becomes of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It stays as it is.
+    Leave,
+    /// It is to read as zeros.
+    Zero,
+    /// It is stored as it is.
+    Plain,
+    /// It is stored compressed: these bytes of [`Pieces::packed`].
+    Packed(Range<usize>),
+}
+
+/// Clusters of the disk in a row, the last perhaps in part, ready to be stored.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    offset: u64,
+    fates: Vec<Fate>,
+    packed: Packed,
+}
 
 impl GuestWriter {
     /// Writes the clusters that `data` covers wholly, compressed with the image's codec;
@@ -19,8 +47,9 @@ impl GuestWriter {
     /// storing the result has the disk for itself.
     ///
     /// # Errors
-    /// [`Error::Refused`] for parts of clusters, and in an image that is encrypted or whose
-    /// guest data is in an external data file; else as [`write`](Self::write).
+    /// [`Error::Refused`] for parts of clusters, and in an image that is encrypted;
+    /// [`Error::Unsupported`] in one whose guest data is in an external data file; else as
+    /// [`write`](Self::write).
     pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_range(offset, data.len())?;
         self.read_lock().require_packable()?;
@@ -34,24 +63,88 @@ impl GuestWriter {
                 data.len()
             )));
         }
-        let (mut packed, mut filled) = (Vec::new(), Vec::new());
+        let at_once = AT_ONCE.next_multiple_of(size);
         let mut at = offset;
-        for cluster in data.chunks(size) {
-            let smaller = if cluster.len() == size {
-                self.compress(cluster, &mut packed)?
-            } else {
-                filled.clear();
-                filled.extend_from_slice(cluster);
-                filled.resize(size, 0);
-                self.compress(&filled, &mut packed)?
-            };
-            match smaller {
-                true => self.store_compressed(at, &packed)?,
-                false => self.write(at, cluster)?,
-            }
-            at = at.saturating_add(self.cluster_size);
+        for data in data.chunks(at_once) {
+            let units = vec![Unit::Data; data.len().div_ceil(size)];
+            let pieces = self.pack(at, data, &units)?;
+            self.store_packed(data, &pieces)?;
+            at = at.saturating_add(data.len() as u64);
         }
         Ok(())
+    }
+
+    /// Compresses those clusters in `data`, bytes of the disk from `offset` on, where a
+    /// cluster begins, that `units` call data, for [`store_packed`](Self::store_packed).
+    /// A part of a cluster at its end is stored compressed if the disk ends with it. Nothing
+    /// is written, and threads don't wait for each other.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and [`Error::Unsupported`] if this image holds no compressed
+    /// clusters, or if there is no memory for it.
+    pub(crate) fn pack(&self, offset: u64, data: &[u8], units: &[Unit]) -> Result<Pieces> {
+        let size = usize::try_from(self.cluster_size).unwrap_or(usize::MAX);
+        let ends_with_disk = offset.saturating_add(data.len() as u64) == self.size;
+        let mut pieces = Pieces {
+            offset,
+            fates: Vec::with_capacity(units.len()),
+            packed: Packed::default(),
+        };
+        if units.contains(&Unit::Data) {
+            self.read_lock().require_packable()?;
+        }
+        for (cluster, unit) in data.chunks(size).zip(units) {
+            let packed = match unit {
+                Unit::Leave => Fate::Leave,
+                Unit::Zero => Fate::Zero,
+                Unit::Data => {
+                    let packed = if cluster.len() == size {
+                        pieces.packed.add(&self.compressor, cluster)?
+                    } else if ends_with_disk {
+                        let mut filled = cluster.to_vec();
+                        filled.resize(size, 0);
+                        pieces.packed.add(&self.compressor, &filled)?
+                    } else {
+                        None
+                    };
+                    packed.map_or(Fate::Plain, Fate::Packed)
+                }
+            };
+            pieces.fates.push(packed);
+        }
+        Ok(pieces)
+    }
+
+    /// Stores what [`pack`](Self::pack) made of `data`, the bytes that it got.
+    ///
+    /// # Errors
+    /// As [`write_compressed`](Self::write_compressed).
+    pub(crate) fn store_packed(&self, data: &[u8], pieces: &Pieces) -> Result<()> {
+        self.check_range(pieces.offset, data.len())?;
+        if !pieces.fates.iter().any(|fate| *fate != Fate::Leave) {
+            return Ok(());
+        }
+        let size = usize::try_from(self.cluster_size).unwrap_or(usize::MAX);
+        self.change_state(|state| {
+            let mut at = pieces.offset;
+            for (cluster, fate) in data.chunks(size).zip(&pieces.fates) {
+                let end = at.saturating_add(cluster.len() as u64);
+                if *fate != Fate::Leave {
+                    state.recorder.record(at..end);
+                }
+                match fate {
+                    Fate::Leave => {}
+                    Fate::Zero => state.zero(at..end, true)?,
+                    Fate::Plain => state.write(at, cluster)?,
+                    Fate::Packed(range) => {
+                        let packed = pieces.packed.bytes().get(range.clone());
+                        state.store_packed(at, packed.unwrap_or_default())?;
+                    }
+                }
+                at = end;
+            }
+            Ok(())
+        })
     }
 
     /// Compresses `cluster`, one whole cluster of the disk (the last one filled up with
@@ -100,7 +193,7 @@ impl State {
             return Ok(());
         }
         let name = &self.image.name;
-        Err(Error::Refused(format!(
+        Err(Error::Unsupported(format!(
             "'{name}' has an external data file, where no cluster can be compressed"
         )))
     }
@@ -125,10 +218,10 @@ impl State {
         let file_end = last.saturating_mul(geometry.cluster_size());
         self.image.guest.file_end.promise(file_end);
         self.image.guest.clusters.forget(host);
+        self.put_stored(host, &[packed])?;
         // The file ends with a whole sector; what follows goes over the zeros.
         let fill = range.end.next_multiple_of(SECTOR) - range.end;
-        let fill = vec![0; usize::try_from(fill).unwrap_or(0)];
-        self.put_stored(host, &[packed, &fill])?;
+        self.fill(HostOffset(range.end), usize::try_from(fill).unwrap_or(0))?;
         let bitmap = SubclusterBitmap::default();
         self.set_entry(place, ExtendedL2Entry { entry, bitmap });
         self.drop_cluster(start, old.entry, false);

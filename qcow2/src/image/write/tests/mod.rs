@@ -323,7 +323,7 @@ impl Op {
             Self::Pack(range, seed) => {
                 let content = content(range, *seed);
                 match writer.write_compressed(range.start, &content) {
-                    Err(Error::Refused(text)) if text.contains("external data file") => {
+                    Err(Error::Unsupported(text)) if text.contains("external data file") => {
                         writer.write(range.start, &content)
                     }
                     other => other,

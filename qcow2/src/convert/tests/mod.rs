@@ -8,6 +8,8 @@
     clippy::indexing_slicing
 )]
 
+mod packed;
+
 use std::sync::Arc;
 
 use super::*;

@@ -1,0 +1,72 @@
+//! [`PackSink`]: an image that is there, whose clusters are stored compressed.
+
+use std::ops::Range;
+
+use super::{plan::Zeros, sink::Sink};
+use crate::{
+    Result,
+    image::{GuestWriter, Pieces, build::Unit},
+};
+
+/// An image that is there.
+#[derive(Debug)]
+pub(super) struct PackSink<'a> {
+    writer: &'a GuestWriter,
+    is_zero: bool,
+}
+
+impl<'a> PackSink<'a> {
+    pub(super) fn new(writer: &'a GuestWriter, is_zero: bool) -> Self {
+        Self { writer, is_zero }
+    }
+}
+
+impl Sink for PackSink<'_> {
+    type Ready = Pieces;
+
+    fn unit(&self) -> u64 {
+        self.writer.cluster_size()
+    }
+
+    fn align(&self) -> u64 {
+        self.writer.cluster_size()
+    }
+
+    fn is_filled_up(&self) -> bool {
+        false
+    }
+
+    fn zeros(&self) -> Zeros {
+        match self.is_zero {
+            true => Zeros::Skip,
+            false => Zeros::Make,
+        }
+    }
+
+    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Pieces> {
+        if !self.is_zero {
+            return self.writer.pack(at, bytes, units);
+        }
+        let units: Vec<_> = units
+            .iter()
+            .map(|unit| match unit {
+                Unit::Zero => Unit::Leave,
+                other => *other,
+            })
+            .collect();
+        self.writer.pack(at, bytes, &units)
+    }
+
+    /// In order, so that clusters that follow each other on the disk do so in the file.
+    fn place(&self, bytes: &[u8], pieces: &mut Pieces) -> Result<()> {
+        self.writer.store_packed(bytes, pieces)
+    }
+
+    fn store(&self, _: &[u8], _: &Pieces) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, range: &Range<u64>) -> Result<()> {
+        self.writer.zero(range.clone(), true)
+    }
+}
