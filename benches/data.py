@@ -68,10 +68,15 @@ def content(bench, both, folder, wanted):
         kind = 'raw' if image == raw else 'qcow2'
         both('bench', '200000 reads of 4 KiB all over, ' + detail,
              ['-f', kind, *far, '{image}'], image)
-    empty = os.path.join(folder, 'empty.qcow2')
-    if not os.path.exists(empty):
-        subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', empty,
-                        '1G'], check=True)
+
+    def created(name, *options):
+        path = os.path.join(folder, name)
+        if not os.path.exists(path):
+            subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2',
+                            *options, path, '1G'], check=True)
+        return path
+
+    empty = created('empty.qcow2')
     few = far[:-1] + ['20000']
     both('bench', '20000 writes of 4 KiB all over, allocated',
          ['-w', '-f', 'qcow2', *few, '{image}'], plain, True)
@@ -101,3 +106,7 @@ def content(bench, both, folder, wanted):
              ['-f', kind, *options, '{image}', '{out}'], source, out=out)
     if os.path.exists(out):
         os.remove(out)
+    into = ['-c', '-n', '-f', 'raw', '-O', 'qcow2', raw, '{image}']
+    both('convert', '1 GiB, -c -n zlib', into, empty, True)
+    both('convert', '1 GiB, -c -n zstd', into,
+         created('empty-zstd.qcow2', '-o', 'compression_type=zstd'), True)

@@ -211,8 +211,12 @@ fn warn_of_voided_bitmaps(area: &HeaderArea) {
     }
 }
 
-/// The system's words for what is behind `error`; of a damaged image QEMU's I/O error.
+/// The system's words for what is behind `error`, or for what can't be done at all; of a
+/// damaged image QEMU's I/O error.
 pub(crate) fn os_reason(error: &Error) -> String {
+    if matches!(error, Error::Unsupported(_)) {
+        return "Operation not supported".into();
+    }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<std::io::Error>() {

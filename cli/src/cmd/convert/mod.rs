@@ -361,10 +361,11 @@ fn words(error: &ConvertError) -> Failure {
         other => return Failure::Message(other.to_string()),
     };
     let reason = disk::os_reason(source);
-    let says_all = matches!(
-        source,
-        qcow2::Error::Io { .. } | qcow2::Error::NoSpace { .. }
-    );
+    let says_all = match source {
+        qcow2::Error::Io { .. } | qcow2::Error::NoSpace { .. } => true,
+        qcow2::Error::Unsupported(_) => progname::is_qemu_img(),
+        _ => false,
+    };
     if !says_all {
         progname::error(escape_control(&chain(source)));
     }

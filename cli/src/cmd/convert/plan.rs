@@ -78,7 +78,7 @@ impl Plan {
             Some(values) => values.text("backing_fmt").map(ToOwned::to_owned),
             None => args.backing_format.clone(),
         };
-        if backing.is_some() && backing_format.is_none() {
+        if backing.is_some() && backing_format.is_none() && !args.no_create {
             return Err("Use of backing file requires explicit backing format".into());
         }
         if sources.are_several() && backing.is_some() {

@@ -110,17 +110,25 @@ impl Plan {
                 over_backing,
             } => {
                 let disk = disk::open_writable(&spec)?;
+                match &disk {
+                    Writable::Raw(_) if self.compress => {
+                        return Err("Compression not supported for this file format".into());
+                    }
+                    // Compressed clusters would lie open in it, as qemu-img leaves them.
+                    Writable::Qcow2(image) if self.compress && image.is_encrypted() => {
+                        let text = "Compression and encryption not supported at the same time";
+                        return Err(text.into());
+                    }
+                    _ => {}
+                }
                 if disk.disk().size() < self.size {
                     return Err("output file is smaller than input file".into());
-                }
-                if self.compress {
-                    let text = "Compressing into an image that is there is not supported";
-                    return Err(text.into());
                 }
                 Ok(Opened::There {
                     disk,
                     is_zero,
                     over_backing,
+                    compress: self.compress,
                 })
             }
         }
@@ -207,6 +215,7 @@ pub(super) enum Opened {
         disk: Writable,
         is_zero: bool,
         over_backing: bool,
+        compress: bool,
     },
 }
 
@@ -290,13 +299,22 @@ impl Opened {
                 disk,
                 is_zero,
                 over_backing,
+                compress,
             } => {
                 let writable = disk.disk();
                 let base = writable.backing().filter(|_| over_backing).cloned();
-                copy(Target::Disk {
-                    disk: writable,
-                    is_zero,
-                    base: base.as_deref(),
+                let base = base.as_deref();
+                copy(match &disk {
+                    Writable::Qcow2(writer) if compress => Target::Compressed {
+                        writer,
+                        is_zero,
+                        base,
+                    },
+                    _ => Target::Disk {
+                        disk: writable,
+                        is_zero,
+                        base,
+                    },
                 })?;
                 match disk {
                     Writable::Raw(disk) => {

@@ -1,6 +1,7 @@
 //! `convert`: the same words and exit codes, and targets that hold the same disk.
 
 mod bitmaps;
+mod compressed;
 mod faults;
 mod forms;
 mod onto;

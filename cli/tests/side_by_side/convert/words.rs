@@ -9,6 +9,7 @@ use crate::pair::Pair;
 fn words_and_exit_codes() {
     let Some(mut pair) = Pair::new() else { return };
     raw(&pair, "a", &content(MIB + 512));
+    raw(&pair, "even", &content(MIB));
     pair.make(&["convert", "-f", "raw", "-O", "qcow2", "a", "a.qcow2"]);
     pair.make(&["snapshot", "-c", "s1", "a.qcow2"]);
     pair.make(&["bitmap", "--add", "a.qcow2", "b0"]);
@@ -100,6 +101,20 @@ fn words_and_exit_codes() {
         "-n -O raw a.qcow2 small",
         "-n --target-image-opts a driver=raw,file.filename=there",
         "-n -O raw --target-image-opts a driver=raw,file.filename=there",
+        "-c -n a there",
+        "-c -n -O raw a there",
+        "-c -n -O qcow2 even there.qcow2",
+        "-c -n -O qcow2 -o compression_type=zstd a there.qcow2",
+        "-c -n -O qcow2 a missing",
+        "-c -n -O qcow2 there there.qcow2",
+        "-c -n -O qcow2 -B a -F raw even there.qcow2",
+        "-c -n -O qcow2 -B a even there.qcow2",
+        "-n -O qcow2 -B a even there.qcow2",
+        "-c -n --target-image-opts a driver=raw,file.filename=there",
+        "-c -n --target-image-opts a driver=raw,file.filename=small",
+        "-c -n --target-image-opts even driver=qcow2,file.filename=there.qcow2",
+        "-c -n --target-is-zero -O qcow2 even there.qcow2",
+        "-c -n -O qcow2 a outside.qcow2",
     ] {
         for name in ["x", "there", "there.qcow2", "zeros"] {
             let _ = fs::remove_file(pair.work().join(name));
@@ -108,6 +123,16 @@ fn words_and_exit_codes() {
         raw(&pair, "zeros", &vec![0; 2 * MIB]);
         raw(&pair, "small", &[0; 1024]);
         pair.make(&["create", "-q", "-f", "qcow2", "there.qcow2", "2M"]);
+        pair.make(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=outside",
+            "outside.qcow2",
+            "2M",
+        ]);
         pair.same_line(&format!("convert {line}"));
     }
     pair.finish();
