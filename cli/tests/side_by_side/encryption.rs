@@ -201,3 +201,50 @@ fn copied_into_encrypted_images() {
         }
     }
 }
+
+/// A copy of an overlay into a new encrypted image over the same base.
+#[test]
+fn copied_into_encrypted_images_over_a_backing_file() {
+    let Some(pair) = Pair::new() else { return };
+    fs::write(pair.work().join("base"), vec![0x77; 900 << 10]).unwrap();
+    pair.make(&[
+        "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top", "1M",
+    ]);
+    let commands = [
+        "write -P 3 100k 200k",
+        "write -z 400k 100k",
+        "write -P 9 601k 1k",
+        "write -P 5 1000k 24k",
+    ];
+    write(&pair, "-f qcow2 top", &commands);
+    let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+    for how in [
+        "luks,encrypt.iter-time=10",
+        "luks,encrypt.iter-time=10,cluster_size=4k",
+        "luks,encrypt.iter-time=10,extended_l2=on,preallocation=metadata",
+        "aes,compat=0.10",
+    ] {
+        for base in [
+            " -B base -F raw top made",
+            ",backing_file=base,backing_fmt=raw top made",
+            " top made",
+        ] {
+            if how.contains("preallocation") && !base.contains("base") {
+                continue;
+            }
+            let line = format!(
+                "convert -O qcow2 {SECRET} -o encrypt.key-secret=s,encrypt.format={how}{base}"
+            );
+            let copied = pair.ours(&words(&line));
+            assert_eq!(copied.code, Some(0), "{line}: {copied:?}");
+            let check = pair.qemu(&words(&format!("check {}", opts("made"))));
+            assert_eq!(check.code, Some(0), "{line}: {check:?}");
+            let same = format!("compare {} driver=qcow2,file.filename=top", opts("made"));
+            let compared = pair.qemu(&words(&same));
+            assert_eq!(compared.code, Some(0), "{line}: {compared:?}");
+            let map = pair.qemu(&words(&format!("map --output=json {}", opts("made"))));
+            let over_base = map.stdout.contains("\"depth\": 1");
+            assert_eq!(over_base, base.contains("base"), "{line}: {map:?}");
+        }
+    }
+}

@@ -61,11 +61,12 @@ impl Plan {
                 let data = data_file.as_ref();
                 let data = data.map(|file| Arc::clone(file.storage()) as Arc<dyn Storage>);
                 if options.encryption.is_some() {
-                    let disk = encrypted(storage, data, &options).map_err(about(&path))?;
+                    let disk = encrypted(storage, data, &options, base.as_ref());
                     return Ok(Opened::Encrypted {
-                        disk: Box::new(disk),
+                        disk: Box::new(disk.map_err(about(&path))?),
                         // Zeros in preallocated clusters are something else when decrypted.
-                        is_zero: options.preallocation == Preallocation::Off,
+                        is_zero: options.preallocation == Preallocation::Off && base.is_none(),
+                        base,
                         file,
                         data_file,
                     });
@@ -140,11 +141,8 @@ fn encrypted(
     storage: Arc<dyn Storage>,
     data_file: Option<Arc<dyn Storage>>,
     options: &CreateOptions,
+    base: Option<&Arc<dyn Disk>>,
 ) -> qcow2::Result<GuestWriter> {
-    if options.backing.is_some() {
-        let text = "A new image that is encrypted and has a backing file can't be filled";
-        return Err(Error::Unsupported(text.into()));
-    }
     create_in(&*storage, data_file.as_deref(), options)?;
     let mut open = OpenOptions::new().writable(true).lock(LockMode::ReadWrite);
     if let Some(encryption) = &options.encryption {
@@ -153,6 +151,9 @@ fn encrypted(
     let mut image = open.open_storage("the target", storage)?;
     if let Some(data_file) = data_file {
         image = image.with_data_file(data_file);
+    }
+    if let Some(base) = base {
+        image = image.with_backing(Arc::clone(base));
     }
     image.into_writer()
 }
@@ -203,6 +204,7 @@ pub(super) enum Opened {
     Encrypted {
         disk: Box<GuestWriter>,
         is_zero: bool,
+        base: Option<Arc<dyn Disk>>,
         file: NewFile,
         data_file: Option<NewFile>,
     },
@@ -266,13 +268,14 @@ impl Opened {
             Self::Encrypted {
                 disk,
                 is_zero,
+                base,
                 file,
                 data_file,
             } => {
                 copy(Target::Disk {
                     disk: &*disk,
                     is_zero,
-                    base: None,
+                    base: base.as_deref(),
                 })?;
                 disk.close().map_err(|e| failed(&e))?;
                 Ok(Written::New { file, data_file })
