@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use qcow2::{
     BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
     disk::{Disk, DiskMut, RawDisk},
-    format::{Autoclear, CryptMethod, ExtensionType, HeaderArea},
+    format::{Autoclear, ExtensionType, HeaderArea},
     image::{GuestWriter, SnapshotDisk},
     io::{Access, FileStorage, LockMode},
 };
@@ -169,28 +169,9 @@ pub(crate) fn options(spec: &ImageSpec, file: &FileStorage) -> Result<OpenOption
             Some(reference) => DataFilePolicy::At(reference.path.clone().into()),
             None => DataFilePolicy::Follow,
         });
-    // What is wrong with the header is told when it is opened.
-    let method = HeaderArea::read(file).map(|area| area.header().crypt_method);
-    let found = match method {
-        Ok(CryptMethod::Aes) => Some("aes"),
-        Ok(CryptMethod::Luks) => Some("luks"),
-        Ok(CryptMethod::None) | Err(_) => None,
-    };
-    match (&spec.encrypt_format, found) {
-        (Some(given), None) if method.is_ok() => {
-            return Err(format!(
-                "No encryption in image header, but options specified format '{given}'"
-            ));
-        }
-        (Some(given), Some(found)) if given != found => {
-            return Err(format!(
-                "Header reported '{found}' encryption format but options specify '{given}'"
-            ));
-        }
-        _ => {}
-    }
+    let encrypted = image::check_encrypt_options(file, spec)?;
     // Of an image that isn't encrypted it doesn't matter whether there is such a secret.
-    let first = spec.key_secret.as_ref().filter(|_| found.is_some());
+    let first = spec.key_secret.as_ref().filter(|_| encrypted);
     let behind = spec.backing_secrets.iter().map(Option::as_ref);
     for (depth, id) in std::iter::once(first).chain(behind).enumerate() {
         if let Some(id) = id {

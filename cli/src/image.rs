@@ -11,7 +11,7 @@ use std::{
 use qcow2::{
     BackingPolicy, DataFilePolicy, Error, Image, OpenOptions,
     check::{Fixed, RepairEvent},
-    format::HeaderArea,
+    format::{CryptMethod, HeaderArea},
     io::{Access, FileStorage, LockMode, Locking, Storage},
 };
 
@@ -191,6 +191,9 @@ pub(crate) fn open(spec: &ImageSpec, what_for: Use) -> Result<Opened, String> {
         Some(driver) => driver,
         None => probe(&file)?,
     };
+    if driver == Driver::Qcow2 {
+        check_encrypt_options(&file, spec)?;
+    }
     let content = match driver {
         Driver::Qcow2 if matches!(what_for, Use::Check | Use::Repair) => {
             Content::Checkable(Box::new(Checkable::new(file).map_err(failed)?))
@@ -237,6 +240,39 @@ pub(crate) fn tell_repair(given: &OsStr) -> impl Fn(&RepairEvent<'_>) + Send + S
         event => {
             let _ = writeln!(io::stderr(), "{event}");
         }
+    }
+}
+
+/// Whether a qcow2 image is encrypted, and that the options of encryption go with that.
+///
+/// # Errors
+/// `encrypt.format` isn't what the header says, or there is no such option.
+pub(crate) fn check_encrypt_options(file: &FileStorage, spec: &ImageSpec) -> Result<bool, String> {
+    // What is wrong with the header is told when it is opened.
+    let Ok(area) = HeaderArea::read(file) else {
+        return Ok(false);
+    };
+    let found = match area.header().crypt_method {
+        CryptMethod::Aes => "aes",
+        CryptMethod::Luks => "luks",
+        CryptMethod::None => {
+            // Other options aren't looked at.
+            return match &spec.encrypt_format {
+                None => Ok(false),
+                Some(given) => Err(format!(
+                    "No encryption in image header, but options specified format '{given}'"
+                )),
+            };
+        }
+    };
+    if let Some(given) = spec.encrypt_format.as_ref().filter(|given| *given != found) {
+        return Err(format!(
+            "Header reported '{found}' encryption format but options specify '{given}'"
+        ));
+    }
+    match &spec.encrypt_unexpected {
+        None => Ok(true),
+        Some(name) => Err(format!("Parameter '{name}' is unexpected")),
     }
 }
 

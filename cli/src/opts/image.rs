@@ -87,6 +87,9 @@ pub(crate) struct ImageSpec {
     pub(crate) backing_secrets: Vec<Option<String>>,
     /// How it is encrypted, as the options have it.
     pub(crate) encrypt_format: Option<String>,
+    /// An option of encryption that there isn't: refused where the image is encrypted, and
+    /// looked at nowhere else.
+    pub(crate) encrypt_unexpected: Option<String>,
     /// `force-share`, where given among the options.
     pub(crate) force_share: Option<bool>,
     /// It may not be written, as the options have it.
@@ -163,6 +166,7 @@ impl ImageSpec {
             key_secret: None,
             backing_secrets: Vec::new(),
             encrypt_format: None,
+            encrypt_unexpected: None,
             force_share: None,
             read_only: false,
             warnings: Vec::new(),
@@ -301,18 +305,22 @@ impl Options {
             }
             Some(Some(device)) => return Err(no_device(&device)),
         }
-        spec.key_secret = self.take_text("encrypt.key-secret");
-        spec.encrypt_format = self.take_text("encrypt.format");
+        if let None | Some(Driver::Qcow2) = driver {
+            spec.key_secret = self.take_text("encrypt.key-secret");
+            spec.encrypt_format = self.take_text("encrypt.format");
+            let unexpected = self
+                .pairs
+                .extract_if(.., |(n, _)| n.starts_with("encrypt."));
+            let names: Vec<_> = unexpected.map(|(name, _)| name).collect();
+            let first = names.first().and_then(|name| name.strip_prefix("encrypt."));
+            spec.encrypt_unexpected = first.map(ToOwned::to_owned);
+        }
         let mut prefix = String::from("backing.");
         while self.has_below(&prefix) && spec.backing_secrets.len() < MAX_CHAIN {
             let _ = self.take(&format!("{prefix}encrypt.format"));
             let secret = self.take_text(&format!("{prefix}encrypt.key-secret"));
             spec.backing_secrets.push(secret);
             prefix.push_str("backing.");
-        }
-        if let Some((name, _)) = self.pairs.iter().find(|(n, _)| n.starts_with("encrypt.")) {
-            let name = name.strip_prefix("encrypt.").unwrap_or(name);
-            return Err(format!("Parameter '{name}' is unexpected"));
         }
         self.check_rest(driver.unwrap_or(Driver::Qcow2))?;
         spec.warnings = self.warnings;
