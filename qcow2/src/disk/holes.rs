@@ -86,6 +86,13 @@ impl<'a, D: Disk + ?Sized> ExtentsAndHoles<'a, D> {
         self.extents.skip_to(at);
     }
 
+    /// Goes on with the extents of another range of the disk. What was seen of its files
+    /// counts there, too.
+    pub fn restart(&mut self, range: Range<u64>) {
+        self.extents = self.disk.extents(range);
+        self.rest = None;
+    }
+
     /// The file of the layer at `depth`, if it is worth to ask it.
     fn file(&mut self, depth: u32) -> Result<Option<&mut Seen<'a>>> {
         if !self.files.contains_key(&depth) {

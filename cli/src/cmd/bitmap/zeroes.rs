@@ -49,6 +49,7 @@ impl Zeroes {
         mut each: impl FnMut(Part) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut warned = false;
+        let mut extents = self.disk.extents_and_holes(0..0);
         for dirty in bits.ranges() {
             let mut last: Option<Part> = None;
             let mut at = dirty.start;
@@ -64,7 +65,8 @@ impl Zeroes {
                     _ => last.replace(Part { range, zero }).map_or(Ok(()), &mut each),
                 }
             };
-            for extent in self.disk.extents_and_holes(dirty.clone()) {
+            extents.restart(dirty.clone());
+            for extent in extents.by_ref() {
                 let extent = match extent {
                     Ok(extent) => extent,
                     Err(error) => {
