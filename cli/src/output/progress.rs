@@ -44,13 +44,23 @@ impl Progress {
         }
     }
 
+    /// So many bytes are done.
+    pub(crate) fn at(&mut self, done: u64) {
+        self.show();
+        self.bar.set_position(done);
+    }
+
     fn advance(&mut self, bytes: usize) {
+        self.show();
+        self.bar.inc(bytes as u64);
+    }
+
+    fn show(&mut self) {
         if !self.shown && self.start.elapsed() > PATIENCE {
             self.shown = true;
             // Draws nothing where standard error is no terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        self.bar.inc(bytes as u64);
     }
 
     /// Counts what is written.

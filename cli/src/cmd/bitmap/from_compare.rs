@@ -6,13 +6,14 @@ use hbitmap::{Granularity, SharedTracker};
 use qcow2::{
     bitmap::BitmapEdit,
     compare::{CompareError, Which, differences},
+    disk::Disk,
 };
 
 use super::BitmapArgs;
 use crate::{
     cmd, disk,
     error::{Failure, chain},
-    output::escape_control,
+    output::{Progress, escape_control},
 };
 
 /// Makes dirty in the bitmap, which was added before, where the disk isn't as the one in the
@@ -36,7 +37,10 @@ pub(super) fn fill(
     let tracker =
         || SharedTracker::new(image.virtual_size(), Granularity::from_bytes(granularity)?);
     let marks = tracker().map_err(|e| failed(&chain(&e)))?;
-    differences(&*old_disk, image, &marks, &mut |_| {}).map_err(|error| {
+    let mut progress = Progress::new(Some(old_disk.size().min(image.size())));
+    let compared = differences(&*old_disk, image, &marks, &mut |done| progress.at(done));
+    drop(progress);
+    compared.map_err(|error| {
         let (which, at, source) = match &error {
             CompareError::Extent { which, at, source }
             | CompareError::Read { which, at, source } => (which, at, source),
