@@ -40,7 +40,11 @@ fn where_qemu_img_can_the_image_is_the_same() {
         "compat=v2",
         "lazy_refcounts=on,refcount_bits=1",
     ] {
-        for (before, flag) in [("", ""), ("", "--target-is-zero"), ("write -z 0 5244416", "")] {
+        for (before, flag) in [
+            ("", ""),
+            ("", "--target-is-zero"),
+            ("write -z 0 5244416", ""),
+        ] {
             for name in ["theirs", "ours"] {
                 let size = bytes.len().to_string();
                 pair.make(&["create", "-q", "-f", "qcow2", "-o", options, name, &size]);
@@ -96,7 +100,7 @@ fn clusters_that_are_there_are_replaced() {
         "cluster_size=4k",
         "cluster_size=64k,compression_type=zstd",
         "cluster_size=2M",
-        "cluster_size=512,refcount_bits=1",
+        "cluster_size=512,refcount_bits=2",
         "extended_l2=on",
         "compat=v2",
         "preallocation=metadata",
