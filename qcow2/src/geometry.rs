@@ -74,13 +74,19 @@ impl Geometry {
     /// Entries in an L2 table, which is one cluster.
     #[must_use]
     pub const fn l2_entries(self) -> u64 {
-        self.cluster_size() / self.l2_entry_size()
+        1 << self.l2_bits()
+    }
+
+    /// log2 of the entries in an L2 table.
+    const fn l2_bits(self) -> u32 {
+        self.cluster_bits - if self.extended_l2 { 4 } else { 3 }
     }
 
     /// Guest bytes that one L1 entry (one L2 table) maps.
     #[must_use]
     pub const fn l2_coverage(self) -> u64 {
-        self.l2_entries() * self.cluster_size()
+        // Divisions by it, which every request does, become shifts.
+        1 << (self.l2_bits() + self.cluster_bits)
     }
 
     /// L1 entries that a disk of `virtual_size` bytes needs.

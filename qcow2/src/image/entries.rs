@@ -19,10 +19,9 @@ use crate::{
 /// Clusters whose offsets reach this are none: the bits above are reserved.
 const HOST_LIMIT: u64 = 1 << 56;
 
-/// A run of L2 entries, and what is needed to understand them.
+/// What L2 entries are judged by.
 #[derive(Debug)]
-pub(super) struct Entries<'a> {
-    run: &'a Run,
+pub(super) struct Rules<'a> {
     geometry: Geometry,
     bounds: Bounds<'a>,
     /// Guest data is in an external data file.
@@ -31,8 +30,16 @@ pub(super) struct Entries<'a> {
     zero_bit: bool,
 }
 
+/// A run of L2 entries, and what is needed to understand them.
+#[derive(Debug)]
+pub(super) struct Entries<'a> {
+    run: &'a Run,
+    geometry: Geometry,
+    rules: Rules<'a>,
+}
+
 /// What is wrong with an entry.
-struct Fault {
+pub(super) struct Fault {
     found: String,
     allowed: String,
 }
@@ -46,16 +53,88 @@ impl Fault {
     }
 }
 
-impl<'a> Entries<'a> {
-    pub(super) fn new(image: &'a Image, run: &'a Run) -> Self {
+impl<'a> Rules<'a> {
+    pub(super) fn new(image: &'a Image) -> Self {
         let header = image.header();
         let geometry = image.geometry();
         Self {
-            run,
             geometry,
             bounds: image.bounds(),
             data_file: header.has_data_file(),
             zero_bit: header.version >= 3 && !geometry.extended_l2(),
+        }
+    }
+
+    /// What the standard `entry` says, which begins `length` bytes of clusters alike.
+    pub(super) fn mapped(&self, entry: L2Entry, length: u64) -> Result<Mapped, Fault> {
+        let reserved = entry.reserved(self.geometry, self.zero_bit);
+        if reserved != 0 {
+            let found = format!("{:#018x}", entry.0);
+            return Err(Fault::new(found, format!("bits {reserved:#x} clear")));
+        }
+        Ok(match entry.mapping(self.geometry, self.data_file) {
+            Mapping::Unallocated => Mapped::Unallocated { host: None },
+            Mapping::Zero { host } => {
+                host.map_or(Ok(()), |host| self.check_offset(host, length))?;
+                Mapped::Zero { host }
+            }
+            Mapping::Data { host } => {
+                self.check_cluster(host, length)?;
+                Mapped::Data { host }
+            }
+            Mapping::Compressed { host, len } => self.compressed(host, len)?,
+        })
+    }
+
+    fn compressed(&self, host: HostOffset, len: u64) -> Result<Mapped, Fault> {
+        if self.data_file {
+            let allowed = "none in an image with an external data file";
+            return Err(Fault::new("a compressed cluster", allowed));
+        }
+        self.check_place(host.0, len, host.0)?;
+        Ok(Mapped::Compressed { host, len })
+    }
+
+    fn check_offset(&self, host: HostOffset, length: u64) -> Result<(), Fault> {
+        if !self.geometry.is_aligned(host) {
+            let allowed = format!("a multiple of {:#x}", self.geometry.cluster_size());
+            return Err(Fault::new(format!("{host}, which is unaligned"), allowed));
+        }
+        if host.0.saturating_add(length) > HOST_LIMIT {
+            return Err(Fault::new(format!("{host}"), "an offset below 2^56"));
+        }
+        Ok(())
+    }
+
+    /// Clusters of `length` bytes from `host` on, with guest data in them.
+    fn check_cluster(&self, host: HostOffset, length: u64) -> Result<(), Fault> {
+        self.check_offset(host, length)?;
+        let last = host.0.saturating_add(length - self.geometry.cluster_size());
+        self.check_place(host.0, length, last)
+    }
+
+    /// Guest data of `length` bytes at `host`, of which the last part begins at `last`.
+    /// What a data file lacks at its end are zeros.
+    fn check_place(&self, host: u64, length: u64, last: u64) -> Result<(), Fault> {
+        if self.data_file {
+            return Ok(());
+        }
+        let range = host..host.saturating_add(length);
+        match self.bounds.fault(&range, last) {
+            Ok(None) => Ok(()),
+            Ok(Some(found)) => Err(Fault::new(found, "guest data inside the file")),
+            Err(e) => Err(Fault::new(format!("no size of the file: {e}"), "one")),
+        }
+    }
+}
+
+impl<'a> Entries<'a> {
+    pub(super) fn new(image: &'a Image, run: &'a Run) -> Self {
+        let rules = Rules::new(image);
+        Self {
+            run,
+            geometry: rules.geometry,
+            rules,
         }
     }
 
@@ -112,7 +191,7 @@ impl<'a> Entries<'a> {
     /// How many of the entries `rest` continue `entry`: clusters that follow its cluster
     /// and differ in nothing else, or entries without a cluster that are the same.
     fn alike(&self, entry: L2Entry, rest: &[[u8; 8]]) -> usize {
-        let step = match entry.host(self.data_file) {
+        let step = match entry.host(self.rules.data_file) {
             _ if entry.is_compressed() => return 0,
             Some(_) => self.geometry.cluster_size(),
             None => 0,
@@ -123,7 +202,7 @@ impl<'a> Entries<'a> {
         let continues = |next: &&[u8; 8]| {
             expected = expected.wrapping_add(step);
             let next = L2Entry(u64::from_be_bytes(**next));
-            plain(next.0) == expected && (step > 0 || next.host(self.data_file).is_none())
+            plain(next.0) == expected && (step > 0 || next.host(self.rules.data_file).is_none())
         };
         rest.iter().take_while(continues).count()
     }
@@ -131,71 +210,14 @@ impl<'a> Entries<'a> {
     /// The stretch of `count` clusters that begins with that of `entry`, which is number
     /// `index`, and continues alike.
     fn standard(&self, entry: L2Entry, index: usize, count: usize) -> Result<Stretch, Fault> {
-        let reserved = entry.reserved(self.geometry, self.zero_bit);
-        if reserved != 0 {
-            let found = format!("{:#018x}", entry.0);
-            return Err(Fault::new(found, format!("bits {reserved:#x} clear")));
-        }
         let length = self.geometry.cluster_size() * count as u64;
-        let mapped = match entry.mapping(self.geometry, self.data_file) {
-            Mapping::Unallocated => Mapped::Unallocated { host: None },
-            Mapping::Zero { host } => {
-                host.map_or(Ok(()), |host| self.check_offset(host, length))?;
-                Mapped::Zero { host }
-            }
-            Mapping::Data { host } => {
-                self.check_cluster(host, length)?;
-                Mapped::Data { host }
-            }
-            Mapping::Compressed { host, len } => self.compressed(host, len)?,
-        };
+        let mapped = self.rules.mapped(entry, length)?;
         let start = self.guest(index);
         Ok(Stretch {
             start,
             length,
             mapped,
         })
-    }
-
-    fn compressed(&self, host: HostOffset, len: u64) -> Result<Mapped, Fault> {
-        if self.data_file {
-            let allowed = "none in an image with an external data file";
-            return Err(Fault::new("a compressed cluster", allowed));
-        }
-        self.check_place(host.0, len, host.0)?;
-        Ok(Mapped::Compressed { host, len })
-    }
-
-    fn check_offset(&self, host: HostOffset, length: u64) -> Result<(), Fault> {
-        if !self.geometry.is_aligned(host) {
-            let allowed = format!("a multiple of {:#x}", self.geometry.cluster_size());
-            return Err(Fault::new(format!("{host}, which is unaligned"), allowed));
-        }
-        if host.0.saturating_add(length) > HOST_LIMIT {
-            return Err(Fault::new(format!("{host}"), "an offset below 2^56"));
-        }
-        Ok(())
-    }
-
-    /// Clusters of `length` bytes from `host` on, with guest data in them.
-    fn check_cluster(&self, host: HostOffset, length: u64) -> Result<(), Fault> {
-        self.check_offset(host, length)?;
-        let last = host.0.saturating_add(length - self.geometry.cluster_size());
-        self.check_place(host.0, length, last)
-    }
-
-    /// Guest data of `length` bytes at `host`, of which the last part begins at `last`.
-    /// What a data file lacks at its end are zeros.
-    fn check_place(&self, host: u64, length: u64, last: u64) -> Result<(), Fault> {
-        if self.data_file {
-            return Ok(());
-        }
-        let range = host..host.saturating_add(length);
-        match self.bounds.fault(&range, last) {
-            Ok(None) => Ok(()),
-            Ok(Some(found)) => Err(Fault::new(found, "guest data inside the file")),
-            Err(e) => Err(Fault::new(format!("no size of the file: {e}"), "one")),
-        }
     }
 
     fn find_extended(&self, found: &mut Found<'_>) -> Result<u64> {
@@ -210,7 +232,7 @@ impl<'a> Entries<'a> {
     /// Pushes the stretches of one cluster with subclusters.
     fn extended(&self, both: ExtendedL2Entry, index: usize, found: &mut Found<'_>) -> Result<()> {
         let ExtendedL2Entry { entry, bitmap } = both;
-        let host = entry.host(self.data_file);
+        let host = entry.host(self.rules.data_file);
         let cluster = (|| {
             let reserved = entry.reserved(self.geometry, false);
             if reserved != 0 {
@@ -219,7 +241,7 @@ impl<'a> Entries<'a> {
             }
             if entry.is_compressed() {
                 let (host, len) = entry.compressed_range(self.geometry);
-                return self.compressed(host, len).map(Some);
+                return self.rules.compressed(host, len).map(Some);
             }
             let Some(host) = host else {
                 if bitmap.allocated() != 0 {
@@ -228,10 +250,12 @@ impl<'a> Entries<'a> {
                 }
                 return Ok(None);
             };
-            self.check_offset(host, self.geometry.cluster_size())?;
+            self.rules
+                .check_offset(host, self.geometry.cluster_size())?;
             Ok(match bitmap {
                 SubclusterBitmap::ALL_DATA => {
-                    self.check_cluster(host, self.geometry.cluster_size())?;
+                    self.rules
+                        .check_cluster(host, self.geometry.cluster_size())?;
                     Some(Mapped::Data { host })
                 }
                 _ => None,
@@ -278,7 +302,7 @@ impl<'a> Entries<'a> {
                 (Subcluster::Zero, host) => Ok(Mapped::Zero { host }),
                 (Subcluster::Data, Some(host)) => {
                     let last = host.0 + length - size;
-                    let place = self.check_place(host.0, length, last);
+                    let place = self.rules.check_place(host.0, length, last);
                     place.map(|()| Mapped::Data { host })
                 }
                 (Subcluster::Invalid, _) | (Subcluster::Data, None) => Err(Fault::new(

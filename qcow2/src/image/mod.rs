@@ -12,6 +12,7 @@ mod holes;
 mod open;
 mod read;
 mod snapshots;
+mod stored_at;
 #[cfg(test)]
 mod tests;
 mod write;

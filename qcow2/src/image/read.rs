@@ -13,6 +13,10 @@ impl View<'_> {
     /// As [`Disk::read`](crate::disk::Disk::read).
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let end = offset.saturating_add(out.len() as u64);
+        if let Some(stored) = self.stored_at(&(offset..end)) {
+            let filled = self.fill_from_file(offset, stored.host, out);
+            return filled.map_err(|error| bad(offset, out.len() as u64, error));
+        }
         let (mut at, mut rest) = (offset, out);
         let (mut stretches, mut compressed) = (Vec::new(), CompressedData::default());
         while at < end {

@@ -71,7 +71,8 @@ impl Bounds<'_> {
         let cluster_size = header.geometry().cluster_size();
         let table = |offset: HostOffset, bytes: u64| {
             let end = offset.0.saturating_add(bytes);
-            offset.0..end.checked_next_multiple_of(cluster_size).unwrap_or(end)
+            let rounded = end.checked_add(cluster_size - 1);
+            offset.0..rounded.map_or(end, |end| end & !(cluster_size - 1))
         };
         let l1_bytes = u64::from(header.l1_size) * L1Entry::LEN;
         let refcount_bytes = u64::from(header.refcount_table_clusters) * cluster_size;

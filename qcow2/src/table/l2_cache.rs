@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +20,8 @@ pub(crate) const SLICE: u64 = 16 << 10;
 const MAX_BYTES: usize = 32 << 20;
 /// Parts of the cache that are locked each by itself.
 const SHARDS: usize = 16;
+/// An odd number without a pattern: 2^64 divided by the golden ratio.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Slices of L2 tables by their offset in the file.
 #[derive(Debug, Default)]
@@ -28,10 +31,33 @@ pub(crate) struct L2Cache {
 
 #[derive(Debug, Default)]
 struct Shard {
-    slices: HashMap<HostOffset, Slice>,
+    slices: HashMap<HostOffset, Slice, BuildHasherDefault<Mix>>,
     /// In the order in which they are looked at when room is needed.
     queue: VecDeque<HostOffset>,
     bytes: usize,
+}
+
+/// A hash of offsets that costs next to nothing. That an image can have been made so that
+/// they collide does no harm: a shard has few of them.
+#[derive(Debug, Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The low bits of a product know nothing of the high bits of its factors.
+        let mixed = (self.0 ^ word).wrapping_mul(MULTIPLIER);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Debug)]
@@ -50,6 +76,15 @@ impl L2Cache {
         Some(Arc::clone(&slice.bytes))
     }
 
+    /// What `look` finds in the slice at `offset`, if it is kept. No other thread can look
+    /// at its neighbours meanwhile: it is meant for an entry.
+    pub(crate) fn look<T>(&self, offset: HostOffset, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let mut shard = self.shard(offset)?;
+        let slice = shard.slices.get_mut(&offset)?;
+        slice.used = true;
+        Some(look(&slice.bytes))
+    }
+
     /// Whether the slice at `offset` is kept.
     pub(crate) fn holds(&self, offset: HostOffset) -> bool {
         self.shard(offset)
@@ -65,7 +100,7 @@ impl L2Cache {
 
     fn shard(&self, offset: HostOffset) -> Option<MutexGuard<'_, Shard>> {
         // Slices are as far apart as their size, or more: mix all bits.
-        let mixed = offset.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+        let mixed = offset.0.wrapping_mul(MULTIPLIER) >> 60;
         let shard = self.shards.get(usize::try_from(mixed).ok()?)?;
         Some(shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
