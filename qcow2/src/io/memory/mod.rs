@@ -124,6 +124,7 @@ struct Inner {
     /// Operations asked for since the fault was set, failed ones included.
     count: u64,
     fixed_size: bool,
+    no_holes: bool,
 }
 
 impl MemoryStorage {
@@ -133,6 +134,17 @@ impl MemoryStorage {
         let mut content = Sparse::default();
         content.write(0, bytes);
         Self::holding(content)
+    }
+
+    /// A block device of `bytes` bytes. It is full of what was there before, no byte of
+    /// which is 0, can't grow, and gives no space back.
+    #[must_use]
+    pub fn device(bytes: usize) -> Self {
+        let old: Vec<u8> = (1..=251).cycle().take(bytes).collect();
+        let device = Self::from_bytes(&old);
+        device.fix_size();
+        device.lock().no_holes = true;
+        device
     }
 
     fn holding(content: Sparse) -> Self {
@@ -194,10 +206,19 @@ impl MemoryStorage {
         Ok(bytes)
     }
 
-    /// A storage of its own with the same bytes, without journal and fault.
+    /// A storage of its own of the same kind, with the same bytes, without journal and
+    /// fault.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self::holding(self.lock().content.clone())
+        let inner = self.lock();
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                content: inner.content.clone(),
+                fixed_size: inner.fixed_size,
+                no_holes: inner.no_holes,
+                ..Inner::default()
+            })),
+        }
     }
 
     /// Refuses to grow from now on, as a block device does.
@@ -351,6 +372,9 @@ impl Storage for MemoryStorage {
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
         if range.is_empty() {
             return Ok(());
+        }
+        if self.lock().no_holes {
+            return Err(io::ErrorKind::Unsupported.into());
         }
         self.perform(Operation::Punch(range))
     }

@@ -56,6 +56,14 @@ fn a_storage_of_fixed_size_is_like_a_device() {
     assert!(storage.set_len(11).is_err());
     storage.set_len(3).unwrap();
     assert_eq!(bytes(&storage), [1; 10]);
+    let device = MemoryStorage::device(300);
+    assert!(bytes(&device).iter().all(|&byte| byte != 0));
+    assert!(device.punch_hole(5..7).is_err());
+    for storage in [&device, &device.fork()] {
+        assert!(!storage.can_grow() && storage.zero(299..301).is_err());
+        storage.zero(7..9).unwrap();
+        assert_eq!(bytes(storage)[6..10], [7, 0, 0, 10]);
+    }
 }
 
 #[test]

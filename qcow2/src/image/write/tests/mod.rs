@@ -1,6 +1,7 @@
 //! Writing images in memory, beside a plain array of bytes.
 
 mod crash;
+mod device;
 mod hostile;
 mod model;
 
@@ -57,9 +58,18 @@ impl Rig {
     /// A new image with these options and two bitmaps that record, and over a raw file
     /// if they name a backing file.
     fn new(options: &CreateOptions, base: Option<&[u8]>) -> Self {
-        let mut options = options.clone();
-        let image = MemoryStorage::default();
         let data = options.data_file.is_some().then(MemoryStorage::default);
+        Self::within(MemoryStorage::default(), data, options, base)
+    }
+
+    /// The same in storages that are there.
+    fn within(
+        image: MemoryStorage,
+        data: Option<MemoryStorage>,
+        options: &CreateOptions,
+        base: Option<&[u8]>,
+    ) -> Self {
+        let mut options = options.clone();
         let base = base.map(MemoryStorage::from_bytes);
         if base.is_some() {
             options.backing = Some(create::Backing {
