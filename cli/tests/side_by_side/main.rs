@@ -16,6 +16,7 @@ mod compare;
 mod convert;
 mod create;
 mod dd;
+mod device;
 mod dirty;
 mod encryption;
 mod images;
