@@ -7,12 +7,6 @@ use crate::{
     pair::Pair,
 };
 
-/// Both forms.
-fn same(pair: &mut Pair, words: &str) {
-    pair.same_line(&format!("map {words}"));
-    pair.same_line(&format!("map --output=json {words}"));
-}
-
 #[test]
 fn every_kind_of_image() {
     let Some(mut pair) = Pair::new() else { return };
@@ -25,10 +19,10 @@ fn every_kind_of_image() {
             assert!(ours.stderr.contains(text), "{}", ours.stderr);
             continue;
         }
-        same(&mut pair, name);
-        same(&mut pair, &format!("-U -f qcow2 {name}"));
-        same(&mut pair, &format!("-f raw {name}"));
-        same(&mut pair, &format!("-f file {name}"));
+        pair.same_forms("map", name);
+        pair.same_forms("map", &format!("-U -f qcow2 {name}"));
+        pair.same_forms("map", &format!("-f raw {name}"));
+        pair.same_forms("map", &format!("-f file {name}"));
     }
     pair.finish();
 }
@@ -64,25 +58,25 @@ fn every_kind_of_cluster() {
         ("full", "preallocation=full"),
     ] {
         pair.make(&["create", "-q", "-f", "qcow2", "-o", options, name, "3M"]);
-        same(&mut pair, name);
+        pair.same_forms("map", name);
         // Less than a cluster, and what has its place already, can't be written compressed.
         let compressible = ["plain", "small", "zstd", "extended", "v2"].contains(&name);
         let skipped = usize::from(!compressible);
         qemu_io(&pair, name, &writes[skipped..]);
-        same(&mut pair, name);
+        pair.same_forms("map", name);
         let above = format!("{name}.top");
         pair.make(&[
             "create", "-q", "-f", "qcow2", "-b", name, "-F", "qcow2", &above, "5M",
         ]);
         qemu_io(&pair, &above, &["write -P 9 64k 64k", "write -z 2M 192k"]);
-        same(&mut pair, &above);
-        same(
-            &mut pair,
+        pair.same_forms("map", &above);
+        pair.same_forms(
+            "map",
             &format!("--start-offset=100k --max-length=1M {above}"),
         );
     }
     pair.make(&["convert", "-c", "-O", "qcow2", "plain", "compressed"]);
-    same(&mut pair, "compressed");
+    pair.same_forms("map", "compressed");
     pair.finish();
 }
 
@@ -109,8 +103,8 @@ fn parts_of_a_disk() {
         "--max-length=0",
         "--max-length=1E",
     ] {
-        same(&mut pair, &format!("{part} a"));
-        same(&mut pair, &format!("-f raw {part} r"));
+        pair.same_forms("map", &format!("{part} a"));
+        pair.same_forms("map", &format!("-f raw {part} r"));
     }
     pair.finish();
 }
@@ -142,7 +136,7 @@ fn other_ways_to_name_an_image() {
         r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"top"}}"#,
         r#"json:{"driver":"qcow2","backing":null,"file":{"filename":"top"}}"#,
     ] {
-        same(&mut pair, name);
+        pair.same_forms("map", name);
     }
     pair.finish();
 }
@@ -171,7 +165,7 @@ fn mistakes_on_the_command_line() {
         "-U --image-opts driver=qcow2,file.filename=a,force-share=on",
         "-U --image-opts driver=qcow2,file.filename=a,force-share=off",
     ] {
-        same(&mut pair, words);
+        pair.same_forms("map", words);
     }
     pair.finish();
 }
@@ -192,7 +186,7 @@ fn backing_files_that_cannot_be_opened() {
         pair.make(&[
             "create", "-q", "-u", "-f", "qcow2", "-b", behind, "-F", format, name, "1M",
         ]);
-        same(&mut pair, name);
+        pair.same_forms("map", name);
     }
     // qemu-img never ends over these.
     for (behind, name) in [("loop", "loop.2"), ("loop.2", "loop")] {

@@ -5,12 +5,6 @@ use crate::{
     pair::Pair,
 };
 
-/// Both forms.
-fn same(pair: &mut Pair, words: &str) {
-    pair.same_line(&format!("measure {words}"));
-    pair.same_line(&format!("measure --output=json {words}"));
-}
-
 #[test]
 fn empty_disks() {
     let Some(mut pair) = Pair::new() else { return };
@@ -32,7 +26,7 @@ fn empty_disks() {
         "backing_file=x,backing_fmt=raw",
     ];
     for size in sizes.split(' ') {
-        same(&mut pair, &format!("--size {size}"));
+        pair.same_forms("measure", &format!("--size {size}"));
         for options in options {
             pair.same_line(&format!("measure -O qcow2 -o {options} --size {size}"));
         }
@@ -48,9 +42,9 @@ fn every_kind_of_image() {
         if name == "nbd.qcow2" {
             continue;
         }
-        same(&mut pair, name);
-        same(&mut pair, &format!("-O qcow2 {name}"));
-        same(&mut pair, &format!("-U -f raw -O qcow2 {name}"));
+        pair.same_forms("measure", name);
+        pair.same_forms("measure", &format!("-O qcow2 {name}"));
+        pair.same_forms("measure", &format!("-U -f raw -O qcow2 {name}"));
         for options in ["cluster_size=512", "cluster_size=2M", "compat=0.10"] {
             pair.same_line(&format!("measure -O qcow2 -o {options} {name}"));
         }
@@ -139,7 +133,7 @@ fn bitmaps_and_snapshots() {
         "qcow2 -o cluster_size=512",
         "qcow2 -o cluster_size=2M",
     ] {
-        same(&mut pair, &format!("-O {target} a"));
+        pair.same_forms("measure", &format!("-O {target} a"));
         for which in [
             "one",
             "1",
@@ -156,7 +150,7 @@ fn bitmaps_and_snapshots() {
             "snapshot.id",
             "snapshots",
         ] {
-            same(&mut pair, &format!("-O {target} -l {which} a"));
+            pair.same_forms("measure", &format!("-O {target} -l {which} a"));
         }
     }
     pair.same_line("measure -f raw -l one a");
@@ -219,7 +213,7 @@ fn mistakes_on_the_command_line() {
         "--output foo a",
         "--object foo a",
     ] {
-        same(&mut pair, words);
+        pair.same_forms("measure", words);
     }
     pair.finish();
 }

@@ -82,6 +82,12 @@ impl Pair {
         self.same(&line.split_whitespace().collect::<Vec<_>>());
     }
 
+    /// [`Pair::same_line`] of a verb that prints text and JSON, in both forms.
+    pub(crate) fn same_forms(&mut self, verb: &str, words: &str) {
+        self.same_line(&format!("{verb} {words}"));
+        self.same_line(&format!("{verb} --output=json {words}"));
+    }
+
     /// Notes a difference between two outcomes.
     pub(crate) fn note(&mut self, words: &[impl AsRef<OsStr>], theirs: &Outcome, ours: &Outcome) {
         self.runs += 1;
