@@ -265,7 +265,23 @@ def luks(m, name):
           'secret,id=s,data=sesame', '-o',
           'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,'
           'encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,'
-          'encrypt.ivgen-alg=plain64,encrypt.iter-time=10', name, '1M')
+          'encrypt.ivgen-alg=plain64,encrypt.iter-time=1', name, '1M')
+    encrypted_content(m, name)
+
+
+@image('the old AES; passphrase `sesame`')
+def aes(m, name):
+    m.run('qemu-img', 'create', '-q', '-f', 'qcow2', '--object',
+          'secret,id=s,data=sesame', '-o',
+          'cluster_size=4k,encrypt.format=aes,encrypt.key-secret=s', name, '1M')
+    encrypted_content(m, name)
+
+
+def encrypted_content(m, name):
+    m.run('qemu-io', '--object', 'secret,id=s,data=sesame', '--image-opts',
+          '-c', 'write -P 0x11 0 6k', '-c', 'write -P 0x22 500k 1000',
+          '-c', 'write -z 504k 4k', '-c', 'write -P 0x33 1023k 1k',
+          f'driver=qcow2,encrypt.key-secret=s,file.filename={name}')
 
 
 @image('a storage daemon was killed with the image open: both bitmaps are in use')
