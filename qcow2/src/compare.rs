@@ -109,7 +109,8 @@ pub fn compare(
 
 /// Marks in `marks`, a tracker of the length of `new`, where the content of `new` isn't
 /// that of `old`. What lies beyond the end of `old` counts as different, zeros too: a copy
-/// of `old` has nothing there. `progress` is as for [`compare`], up to the size of the
+/// of `old` has nothing there. What both read from one file behind them, at the same place,
+/// isn't read: nobody may write to it meanwhile. `progress` is as for [`compare`], up to the size of the
 /// smaller disk.
 ///
 /// # Errors
@@ -123,7 +124,7 @@ pub fn differences(
 ) -> Result<(), CompareError> {
     let both = old.size().min(new.size());
     marks.mark(both..marks.len());
-    let tasks = Tasks::new(old, new, CompareOptions::default(), both);
+    let tasks = Tasks::new(old, new, CompareOptions::default(), both).without_shared();
     let (tasks, progress) = on_all_cores(tasks, progress, |task, buffers| {
         task.mark(old, new, buffers, marks)
     });

@@ -2,7 +2,10 @@
 
 use std::{fs, os::unix::fs::FileExt};
 
-use crate::pair::Pair;
+use crate::{
+    images::qemu_io,
+    pair::{Pair, find},
+};
 
 /// A file of `len` bytes with something at some places.
 fn raw(pair: &Pair, name: &str, len: u64, places: &[(u64, usize)]) {
@@ -92,6 +95,50 @@ fn content_that_is_the_same_or_not() {
                 pair.same_line(&format!("compare {options} {one} {two}"));
                 pair.same_line(&format!("compare {options} {two} {one}"));
             }
+        }
+    }
+    pair.finish();
+}
+
+/// Disks of which QEMU doesn't tell all that is the same in one answer.
+#[test]
+fn strictly_beyond_what_is_told_at_once() {
+    let Some(mut pair) = Pair::new() else { return };
+    if find("qemu-io").is_none() {
+        return;
+    }
+    let writes = [
+        &[][..],
+        &["write 0 40M"],
+        &["write 0 36M"],
+        &["write 0 40M", "write -z 34M 1M"],
+        &["write -z 33M 7M"],
+        &["write -c 39M 1M"],
+        &["write -c 39M 1M", "write 39M 64k"],
+    ];
+    raw(&pair, "big", 40 << 20, &[(35 << 20, 5 << 20)]);
+    let mut names = vec!["big".to_owned()];
+    for (format, options, every) in [
+        ("c64", "cluster_size=64k", 1),
+        ("c16", "cluster_size=16k", 2),
+        ("x64", "extended_l2=on", 2),
+        ("over", "cluster_size=64k", 3),
+        ("over16", "cluster_size=16k", 3),
+    ] {
+        for (index, commands) in writes.iter().enumerate().step_by(every) {
+            let name = format!("{format}-{index}");
+            let mut create = vec!["create", "-q", "-f", "qcow2", "-o", options];
+            if format.starts_with("over") {
+                create.extend(["-b", "c64-2", "-F", "qcow2"]);
+            }
+            pair.make(&[&create[..], &[name.as_str(), "40M"]].concat());
+            qemu_io(&pair, &name, commands);
+            names.push(name);
+        }
+    }
+    for (index, one) in names.iter().enumerate() {
+        for two in names.iter().skip(index % 3).step_by(3) {
+            pair.same_line(&format!("compare -s {one} {two}"));
         }
     }
     pair.finish();

@@ -1,7 +1,7 @@
 //! The pieces of work of a comparison: parts of both disks that are to be read, or of one
 //! that must be zeros.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use hbitmap::SharedTracker;
 
@@ -52,7 +52,9 @@ pub(super) struct Task {
 #[derive(Debug)]
 struct Side<'a> {
     which: Which,
+    disk: &'a (dyn Disk + 'a),
     size: u64,
+    strict: bool,
     extents: ExtentsAndHoles<'a, dyn Disk + 'a>,
     current: Option<Extent>,
 }
@@ -82,18 +84,32 @@ impl Side<'_> {
             }
         }
         let extent = self.current.filter(|_| at < self.size);
+        let end = extent.map_or(u64::MAX, |extent| match self.strict {
+            true => extent.end().min(self.answer_end(at, &extent)),
+            false => extent.end(),
+        });
         Ok(Status {
-            end: extent.map_or(u64::MAX, |extent| extent.end()),
+            end,
             is_zeros: extent.is_none_or(|extent| extent.reads_as_zeros()),
-            is_last: extent.is_some_and(|extent| extent.end() >= self.size),
+            is_last: extent.is_some() && end >= self.size,
             extent,
         })
+    }
+
+    /// Where QEMU's answer for `extent` ends, asked at `at`: none of the layers down to the
+    /// one that decides tells more.
+    fn answer_end(&self, at: u64, extent: &Extent) -> u64 {
+        let layers = (0..=extent.depth).filter_map(|depth| Some((depth, self.disk.layer(depth)?)));
+        let ends = layers.map(|(depth, layer)| {
+            layer.qemu_answer_end(at, extent.compressed && depth == extent.depth)
+        });
+        ends.min().unwrap_or(u64::MAX)
     }
 }
 
 impl Status {
-    /// What must be the same in a strict comparison. To qemu-img, too, an extent that is
-    /// the disk's last is another thing than one that isn't.
+    /// What must be the same in a strict comparison. To qemu-img, too, an answer that goes
+    /// up to the disk's end is another thing than one that doesn't.
     fn strict(&self) -> impl PartialEq + use<> {
         self.extent.map(|extent| {
             let has_place = extent.host.is_some();
@@ -114,6 +130,9 @@ pub(super) struct Tasks<'a> {
     first: Side<'a>,
     second: Side<'a>,
     options: CompareOptions,
+    /// Whether layers of the two, by their depths, are read from the same, as far as it
+    /// was asked for; `None` if all is read.
+    shared: Option<BTreeMap<(u32, u32), bool>>,
     /// Where it ends.
     limit: u64,
     at: u64,
@@ -135,7 +154,9 @@ impl<'a> Tasks<'a> {
     ) -> Self {
         let side = |which, disk: &'a dyn Disk| Side {
             which,
+            disk,
             size: disk.size(),
+            strict: options.strict,
             extents: disk.extents_and_holes(0..u64::MAX),
             current: None,
         };
@@ -143,12 +164,32 @@ impl<'a> Tasks<'a> {
             first: side(Which::First, first),
             second: side(Which::Second, second),
             options,
+            shared: None,
             limit,
             at: 0,
             skip: 0,
             part: None,
             found: None,
         }
+    }
+
+    /// Leaves out what both disks read from the same place, unread.
+    pub(super) fn without_shared(mut self) -> Self {
+        self.shared = Some(BTreeMap::new());
+        self
+    }
+
+    /// Whether both disks have this from the same place.
+    fn is_shared(&mut self, first: Option<Extent>, second: Option<Extent>) -> bool {
+        let (Some(shared), Some(first), Some(second)) = (&mut self.shared, first, second) else {
+            return false;
+        };
+        let depths = (first.depth, second.depth);
+        *shared.entry(depths).or_insert_with(|| {
+            let source = |disk: &dyn Disk, depth| disk.layer(depth)?.source();
+            let source_of_first = source(self.first.disk, first.depth);
+            source_of_first.is_some() && source_of_first == source(self.second.disk, second.depth)
+        })
     }
 
     /// The next piece; `None` when something was found before it, or nothing is left.
@@ -196,6 +237,9 @@ impl<'a> Tasks<'a> {
         let both = self.first.size.min(self.second.size);
         let end = if at < both { end.min(both) } else { end };
         self.at = end;
+        if self.is_shared(first.extent, second.extent) {
+            return Ok(None);
+        }
         let (first, second) = (!first.is_zeros, !second.is_zeros);
         Ok((first || second).then_some(Task {
             range: at..end,

@@ -1,3 +1,5 @@
+mod shared;
+
 use std::{ops::Range, sync::Arc};
 
 use super::*;

@@ -29,11 +29,26 @@ pub use extents::Extents;
 pub use holes::ExtentsAndHoles;
 pub use raw::RawDisk;
 
-use crate::{Error, Result, addr::GuestOffset, io::Storage};
+use crate::{
+    Error, Result,
+    addr::GuestOffset,
+    io::{FileId, Storage},
+};
 
 /// QEMU counts disks in sectors of 512 bytes, and so do we, or the end of a disk would
 /// not be where the guest finds it.
 pub(crate) const SECTOR: u64 = 512;
+
+/// What a disk is read from: files, and how they are taken. See [`Disk::source`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSource {
+    /// The image file.
+    pub image: FileId,
+    /// The file with the guest's data, which may be the same.
+    pub data: FileId,
+    /// Whether it is a qcow2 image; else it is the disk as it is.
+    pub qcow2: bool,
+}
 
 /// A disk as the guest sees it. All of it can be asked from many threads at once.
 pub trait Disk: fmt::Debug + Send + Sync {
@@ -67,6 +82,20 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// The disk that unallocated parts are read from.
     fn backing(&self) -> Option<&Arc<dyn Disk>> {
         None
+    }
+
+    /// What the disk is read from, without the disks behind it. Two disks with the same
+    /// source have the same in every place that they don't read from behind them, as long
+    /// as nobody writes to it. `None` if it can't be told.
+    fn source(&self) -> Option<DiskSource> {
+        None
+    }
+
+    /// Where an answer of QEMU's to what there is at `at` ends at the latest, however far
+    /// that goes on: some of what it says depends on where its answers end.
+    fn qemu_answer_end(&self, at: u64, compressed: bool) -> u64 {
+        let _ = (at, compressed);
+        u64::MAX
     }
 
     /// Whether much of the space that the extents of data claim isn't there, so that it is

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path, sync::Arc};
 
-use super::{Disk, DiskExt, DiskMut, Extent, ExtentKind, SECTOR, bad};
+use super::{Disk, DiskExt, DiskMut, DiskSource, Extent, ExtentKind, SECTOR, bad};
 use crate::{
     Error, Result,
     addr::HostOffset,
@@ -143,6 +143,15 @@ impl Disk for RawDisk {
 
     fn file(&self) -> Option<&Arc<dyn Storage>> {
         Some(&self.storage)
+    }
+
+    fn source(&self) -> Option<DiskSource> {
+        let file = self.storage.id()?;
+        Some(DiskSource {
+            image: file,
+            data: file,
+            qcow2: false,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     addr::GuestOffset,
     compress::Decompressor,
     crypt::DataCipher,
-    disk::{Disk, DiskExt, Extent, ExtentKind, SECTOR, bad},
+    disk::{Disk, DiskExt, DiskSource, Extent, ExtentKind, SECTOR, bad},
     format::{CryptMethod, Header},
     io::Storage,
     table::{FileEnd, L1Table, L2Cache},
@@ -243,6 +243,11 @@ impl View<'_> {
     }
 }
 
+/// Bytes of L2 tables up to which QEMU keeps all of them in memory.
+const QEMU_CACHE: u64 = 32 << 20;
+/// Bytes of an L2 table that QEMU looks at for an answer if it doesn't.
+const QEMU_SLICE: u64 = 4096;
+
 impl Disk for Image {
     fn name(&self) -> &str {
         &self.name
@@ -267,6 +272,36 @@ impl Disk for Image {
 
     fn backing(&self) -> Option<&Arc<dyn Disk>> {
         self.open_backing().ok().flatten()
+    }
+
+    fn qemu_answer_end(&self, at: u64, compressed: bool) -> u64 {
+        let geometry = self.geometry();
+        let cluster_size = geometry.cluster_size();
+        if compressed {
+            return (at / cluster_size + 1).saturating_mul(cluster_size);
+        }
+        // All L2 tables of a disk of this size.
+        let tables = geometry
+            .clusters_for(self.size())
+            .saturating_mul(geometry.l2_entry_size());
+        let looked_at = match tables.next_multiple_of(cluster_size) <= QEMU_CACHE {
+            true => cluster_size,
+            false => cluster_size.min(QEMU_SLICE),
+        };
+        let unit = looked_at / geometry.l2_entry_size() * cluster_size;
+        (at / unit + 1).saturating_mul(unit)
+    }
+
+    fn source(&self) -> Option<DiskSource> {
+        // With another secret something else is read.
+        if self.is_encrypted() {
+            return None;
+        }
+        Some(DiskSource {
+            image: self.storage.id()?,
+            data: self.data_storage().ok()?.id()?,
+            qcow2: true,
+        })
     }
 
     fn has_holes(&self) -> Result<bool> {

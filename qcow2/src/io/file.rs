@@ -16,7 +16,7 @@ use positioned_io::ReadAt;
 use rustix::fs::{FallocateFlags, IFlags};
 
 use super::{
-    Storage,
+    FileId, Storage,
     lock::{self, LockMode, Locking},
     open_file::{self, Access},
 };
@@ -339,6 +339,11 @@ impl Storage for FileStorage {
 
     fn allocated_bytes(&self) -> io::Result<u64> {
         self.file.metadata().map(|m| m.blocks().saturating_mul(512))
+    }
+
+    fn id(&self) -> Option<FileId> {
+        let (device, inode) = self.identity().ok()?;
+        Some(FileId::new(device, inode))
     }
 
     fn path(&self) -> Option<&Path> {

@@ -23,4 +23,4 @@ pub use lock::{LockMode, Locking, writer_present};
 pub use new_file::NewFile;
 pub use open_file::{Access, reason};
 pub use page_buffer::PageBuffer;
-pub use storage::Storage;
+pub use storage::{FileId, Storage};

@@ -4,6 +4,21 @@ use std::{fmt, io, ops::Range, path::Path};
 
 use positioned_io::ReadAt;
 
+/// Which file something is stored in: equal for all names of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of the file with the number `inode` (`st_ino`) on a device (`st_dev`).
+    #[must_use]
+    pub const fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+}
+
 /// Positioned reads (from [`ReadAt`]) plus shared positioned writes, syncs and
 /// the few things beyond them that an image needs.
 ///
@@ -63,6 +78,11 @@ pub trait Storage: ReadAt + fmt::Debug + Send + Sync {
 
     /// The name under which it was opened, of a file or a device.
     fn path(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Which file it is, whatever its names; `None` if that can't be told.
+    fn id(&self) -> Option<FileId> {
         None
     }
 
