@@ -159,6 +159,44 @@ fn chains_and_sizes() {
     qemu_img(["check", top.to_str().unwrap()]).ok();
 }
 
+/// Two overlays of one file, of which a part can't be read: nobody needs it.
+#[test]
+fn what_both_have_from_one_file_is_not_read() {
+    if !have_qemu() {
+        return;
+    }
+    let (scratch, qimg) = (Scratch::new(), qimg!());
+    let (raw, base) = (scratch.path("raw"), scratch.path("base.qcow2"));
+    fs::write(&raw, vec![0x55; 4 << 20]).unwrap();
+    let paths = [raw.to_str().unwrap(), base.to_str().unwrap()];
+    let words = ["convert", "-c", "-f", "raw", "-O", "qcow2"];
+    qemu_img(words.into_iter().chain(paths)).ok();
+    let (old, new) = (scratch.path("old.qcow2"), scratch.path("new.qcow2"));
+    let words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths[1]];
+    for (image, command) in [(&old, "write -P 9 2M 64k"), (&new, "write -P 7 1M 64k")] {
+        qemu_img(words.into_iter().chain([image.to_str().unwrap()])).ok();
+        qemu_io(image, &[command]);
+    }
+    let mut bytes = fs::read(&base).unwrap();
+    let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let place = |entry: u64| usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap();
+    let data = word(place(word(place(word(40)))) + 24) & ((1 << 54) - 1);
+    let data = usize::try_from(data).unwrap();
+    bytes[data..data + 60].fill(0xff);
+    fs::write(&base, &bytes).unwrap();
+    compare(&qimg, &[], &old, &new, "b");
+    let at = |mib: u64| (mib << 20)..(mib << 20) + 65536;
+    assert_eq!(qimg.dirty(&new, "b"), [at(1), at(2)]);
+    // With a copy of the file the data has to be looked at.
+    let copy = scratch.path("copy.qcow2");
+    fs::copy(&base, &copy).unwrap();
+    let (old, new) = (copy.to_str().unwrap(), new.to_str().unwrap());
+    let run = qimg
+        .run(["bitmap", "--from-compare", old, new, "c"])
+        .code(1);
+    assert!(run.stderr.contains("at 196608"), "{run:?}");
+}
+
 #[test]
 fn one_transaction_or_nothing() {
     if !have_qemu() {
