@@ -1,9 +1,16 @@
 //! Copies a disk into another form: [`convert`].
 //!
 //! ```text
-//! source ──► Plan ──► pieces ──► read, look for zeros, compress ──► place ──► store
-//!            extents             all cores                          in turn   all cores
+//! source ──► Plan ──► pieces ──► read, look for zeros, compress ──► Queue ──► place, store
+//!            extents             a thread for each core                       one thread
 //! ```
+//!
+//! One thread writes, as the system lets no more than one at a time write to a file: of two
+//! threads that both read and wrote, each spun in the kernel while the other wrote, which
+//! took a third of all the time. In pieces of 1 MiB that go from thread to thread, 1 GiB
+//! (of which a quarter is holes) in memory took 470 ms and 640 of the cores' time; with two
+//! threads for both 470 and 910, with a lock around writing 600 and 660, in pieces of
+//! 256 KiB 580 and 760.
 //!
 //! The source is any [`Disk`]; several in a row are one, [`Concat`]. The target is a new
 //! qcow2 image ([`Builder`]), a disk that can be written, or an image that is there whose
@@ -16,6 +23,7 @@ mod moved;
 mod pack;
 mod part;
 mod plan;
+mod queue;
 mod sink;
 mod stream;
 #[cfg(test)]
@@ -39,10 +47,11 @@ use crate::{
 };
 use pack::PackSink;
 use plan::Plan;
+use queue::Queue;
 use sink::{BuildSink, DiskSink, Sink};
 use work::{Shared, Worker};
 
-/// Threads that one conversion uses at most.
+/// Threads that read at most.
 const MAX_THREADS: usize = 64;
 
 /// The granularity in which zeros are looked for if nothing else is said, as qemu-img's.
@@ -222,7 +231,11 @@ fn run<S: Sink>(
     events: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<(), ConvertError> {
     let plan = Plan::new(source, sink, overlay, options);
-    let shared = Shared::new(plan, events);
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let readers = cores.min(MAX_THREADS);
+    // One piece with each thread, and one that waits.
+    let queue = Queue::new(readers, readers + 2);
+    let shared = Shared::new(plan, queue, events);
     let worker = Worker {
         source,
         sink,
@@ -230,14 +243,11 @@ fn run<S: Sink>(
         options,
         shared: &shared,
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    // One more than cores: while one waits for its turn, or the disk, another works.
-    let threads = (threads + 1).min(MAX_THREADS);
     thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| worker.work());
+        for _ in 0..readers {
+            scope.spawn(|| worker.read_all());
         }
-        worker.work();
+        worker.write_all();
     });
     let (failed, events) = shared.into_outcome();
     match failed {

@@ -57,13 +57,12 @@ impl Sink for PackSink<'_> {
         self.writer.pack(at, bytes, &units)
     }
 
-    /// In order, so that clusters that follow each other on the disk do so in the file.
-    fn place(&self, bytes: &[u8], pieces: &mut Pieces) -> Result<()> {
-        self.writer.store_packed(bytes, pieces)
+    fn place(&self, _: &mut Pieces) -> Result<()> {
+        Ok(())
     }
 
-    fn store(&self, _: &[u8], _: &Pieces) -> Result<()> {
-        Ok(())
+    fn store(&self, bytes: &[u8], pieces: &Pieces) -> Result<()> {
+        self.writer.store_packed(bytes, pieces)
     }
 
     fn zero(&self, range: &Range<u64>) -> Result<()> {

@@ -8,8 +8,6 @@ use crate::{
     disk::{Disk, DiskExt, Extent, ExtentKind, ExtentsAndHoles},
 };
 
-/// Bytes of a piece, unless a cluster is larger: what a core's cache holds.
-const PIECE: u64 = 256 << 10;
 /// Zeros within a piece up to which it goes on behind them.
 const GAP: u64 = 256 << 10;
 
@@ -83,7 +81,7 @@ impl<'a> Plan<'a> {
             extents: source.extents_and_holes(0..u64::MAX),
             current: None,
             size: source.size(),
-            piece: PIECE.max(align).next_multiple_of(align),
+            piece: sink.piece().max(align).next_multiple_of(align),
             align,
             zeros: match options.sparse {
                 0 => Zeros::Store,

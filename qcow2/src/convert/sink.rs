@@ -9,6 +9,11 @@ use crate::{
     image::build::{Builder, Prepared, Unit},
 };
 
+/// Bytes of a piece, unless a cluster is larger: few enough to stay in the caches between
+/// reading and writing, many enough for the threads to wake each other seldom.
+const PIECE: u64 = 1 << 20;
+/// Bytes of a piece that is compressed.
+const COMPRESSED_PIECE: u64 = 256 << 10;
 /// Bytes of a part of a disk that is written or not, where everything is.
 const UNIT: u64 = 64 << 10;
 /// Where pieces may begin on a disk that is written in place.
@@ -16,11 +21,16 @@ const ALIGN: u64 = 4096;
 /// Clusters of zeros that are entered at once.
 const ZEROS: u64 = 8192;
 
-/// A target. Of the steps of a piece only `place` is taken in the order of the disk, by
-/// one thread at a time.
+/// A target. Any thread prepares pieces; one places and stores them, in the order of the
+/// disk.
 pub(super) trait Sink: Sync {
     /// A piece on its way.
-    type Ready;
+    type Ready: Send;
+
+    /// Bytes of a piece.
+    fn piece(&self) -> u64 {
+        PIECE
+    }
 
     /// Bytes of the parts of which each is stored or not.
     fn unit(&self) -> u64;
@@ -39,16 +49,16 @@ pub(super) trait Sink: Sync {
     /// What is done about zeros.
     fn zeros(&self) -> Zeros;
 
-    /// What can be done before the piece's turn. `bytes` are the disk's from `at` on.
+    /// What can be done in any order. `bytes` are the disk's from `at` on.
     fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Self::Ready>;
 
-    /// What must be done in order.
-    fn place(&self, bytes: &[u8], ready: &mut Self::Ready) -> Result<()>;
+    /// Gives it its place.
+    fn place(&self, ready: &mut Self::Ready) -> Result<()>;
 
-    /// The rest.
+    /// Writes it.
     fn store(&self, bytes: &[u8], ready: &Self::Ready) -> Result<()>;
 
-    /// Makes zeros, in order.
+    /// Makes zeros.
     fn zero(&self, range: &Range<u64>) -> Result<()>;
 }
 
@@ -67,6 +77,13 @@ impl<'a> BuildSink<'a> {
 
 impl Sink for BuildSink<'_> {
     type Ready = Prepared;
+
+    fn piece(&self) -> u64 {
+        match self.builder.compresses() {
+            true => COMPRESSED_PIECE,
+            false => PIECE,
+        }
+    }
 
     fn unit(&self) -> u64 {
         self.builder.unit_size()
@@ -98,7 +115,7 @@ impl Sink for BuildSink<'_> {
         self.builder.prepare(at, bytes, units)
     }
 
-    fn place(&self, _: &[u8], ready: &mut Prepared) -> Result<()> {
+    fn place(&self, ready: &mut Prepared) -> Result<()> {
         self.builder.place(ready)
     }
 
@@ -181,7 +198,7 @@ impl Sink for DiskSink<'_> {
         Ok(Runs { at, runs })
     }
 
-    fn place(&self, _: &[u8], _: &mut Runs) -> Result<()> {
+    fn place(&self, _: &mut Runs) -> Result<()> {
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! [`Worker`]: what each thread does with the pieces, and what they share.
 
 use std::{
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -9,6 +9,7 @@ use std::{
 use super::{
     ConvertError, ConvertOptions, Event, Overlay, lock,
     plan::{Part, Piece, Plan, What},
+    queue::{Job, Queue},
     sink::Sink,
 };
 use crate::{
@@ -27,18 +28,11 @@ const SMALL: u64 = 32 << 10;
 type Events<'e> = &'e mut (dyn FnMut(Event<'_>) + Send);
 
 /// What the threads share.
-pub(super) struct Shared<'a, 'e> {
+pub(super) struct Shared<'a, 'e, R> {
     plan: Mutex<(Plan<'a>, Pace)>,
-    /// The number of the piece whose turn it is, and whether anything failed.
-    turn: Mutex<Turn>,
-    changed: Condvar,
+    queue: Queue<R>,
+    failed: Mutex<Option<ConvertError>>,
     events: Mutex<Events<'e>>,
-}
-
-#[derive(Debug, Default)]
-struct Turn {
-    number: u64,
-    failed: Option<ConvertError>,
 }
 
 /// Keeps to a rate.
@@ -60,69 +54,54 @@ impl Pace {
     }
 }
 
-impl<'a, 'e> Shared<'a, 'e> {
-    pub(super) fn new(plan: Plan<'a>, events: Events<'e>) -> Self {
+impl<'a, 'e, R> Shared<'a, 'e, R> {
+    pub(super) fn new(plan: Plan<'a>, queue: Queue<R>, events: Events<'e>) -> Self {
         let pace = Pace {
             start: Instant::now(),
             bytes: 0,
         };
         Self {
             plan: Mutex::new((plan, pace)),
-            turn: Mutex::default(),
-            changed: Condvar::new(),
+            queue,
+            failed: Mutex::default(),
             events: Mutex::new(events),
         }
     }
 
     /// What failed first on the disk, if anything did.
     pub(super) fn into_outcome(self) -> (Option<ConvertError>, Events<'e>) {
-        let turn = self.turn.into_inner();
+        let failed = self.failed.into_inner();
         let events = self.events.into_inner();
         (
-            turn.unwrap_or_else(PoisonError::into_inner).failed,
+            failed.unwrap_or_else(PoisonError::into_inner),
             events.unwrap_or_else(PoisonError::into_inner),
         )
     }
 
     fn fail(&self, error: ConvertError) {
-        let mut turn = lock(&self.turn);
-        let earlier = turn.failed.as_ref();
+        let mut failed = lock(&self.failed);
+        let earlier = failed.as_ref();
         if earlier.is_none_or(|earlier| error.at() < earlier.at()) {
-            turn.failed = Some(error);
+            *failed = Some(error);
         }
-        drop(turn);
-        self.changed.notify_all();
-    }
-
-    /// Waits until it is the turn of piece `number`; false if something failed.
-    fn wait(&self, number: u64) -> bool {
-        let mut turn = lock(&self.turn);
-        while turn.number != number && turn.failed.is_none() {
-            let woken = self.changed.wait(turn);
-            turn = woken.unwrap_or_else(PoisonError::into_inner);
-        }
-        turn.failed.is_none()
-    }
-
-    fn pass(&self, number: u64) {
-        lock(&self.turn).number = number + 1;
-        self.changed.notify_all();
+        drop(failed);
+        self.queue.stop();
     }
 }
 
 /// What a thread needs for its work.
-pub(super) struct Worker<'a, 's, 'e, S> {
+pub(super) struct Worker<'a, 's, 'e, S: Sink> {
     pub(super) source: &'a dyn Disk,
     pub(super) sink: &'a S,
     pub(super) overlay: Overlay<'a>,
     pub(super) options: ConvertOptions,
-    pub(super) shared: &'s Shared<'a, 'e>,
+    pub(super) shared: &'s Shared<'a, 'e, S::Ready>,
 }
 
 /// Lets nobody wait for a thread that panicked.
-struct Alarm<'b, 'a, 'e>(&'b Shared<'a, 'e>);
+struct Alarm<'b, 'a, 'e, R>(&'b Shared<'a, 'e, R>);
 
-impl Drop for Alarm<'_, '_, '_> {
+impl<R> Drop for Alarm<'_, '_, '_, R> {
     fn drop(&mut self) {
         if thread::panicking() {
             let source = Error::Refused("a thread of the conversion panicked".into());
@@ -132,23 +111,34 @@ impl Drop for Alarm<'_, '_, '_> {
 }
 
 impl<S: Sink> Worker<'_, '_, '_, S> {
-    /// Takes pieces until none is left, or something failed.
-    pub(super) fn work(&self) {
+    /// Reads pieces until none is left, or something failed.
+    pub(super) fn read_all(&self) {
         let _alarm = Alarm(self.shared);
-        let (mut bytes, mut units) = (PageBuffer::default(), Vec::new());
-        while let Some(piece) = self.next() {
-            if let Err(error) = self.copy(&piece, &mut bytes, &mut units) {
-                self.shared.fail(error);
-                return;
+        let mut units = Vec::new();
+        let queue = &self.shared.queue;
+        while let Some(mut bytes) = queue.buffer() {
+            let Some(piece) = self.next() else {
+                queue.give_back(bytes);
+                break;
+            };
+            match self.ready(&piece, &mut bytes, &mut units) {
+                Ok(ready) => queue.push(Job {
+                    number: piece.number,
+                    range: piece.range,
+                    ready,
+                    bytes,
+                }),
+                Err(error) => self.shared.fail(error),
             }
         }
+        queue.leave();
     }
 
     fn next(&self) -> Option<Piece> {
-        if lock(&self.shared.turn).failed.is_some() {
+        let mut plan = lock(&self.shared.plan);
+        if self.shared.queue.is_stopped() {
             return None;
         }
-        let mut plan = lock(&self.shared.plan);
         let (plan, pace) = &mut *plan;
         match plan.next() {
             Ok(piece) => {
@@ -164,33 +154,43 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
         }
     }
 
-    fn copy(
+    /// Reads a piece, and does with it what can be done before its turn.
+    fn ready(
         &self,
         piece: &Piece,
         bytes: &mut PageBuffer,
         units: &mut Vec<Unit>,
-    ) -> Result<(), ConvertError> {
-        let at = piece.range.start;
-        let failed = |source| ConvertError::Write { at, source };
+    ) -> Result<Option<S::Ready>, ConvertError> {
         if piece.parts.is_empty() {
-            if self.shared.wait(piece.number) {
-                self.sink.zero(&piece.range).map_err(failed)?;
-                self.shared.pass(piece.number);
-                self.tell(Event::Progress(piece.range.end));
-            }
-            return Ok(());
+            return Ok(None);
         }
         self.fill(piece, bytes)?;
         self.units(piece, bytes, units);
-        let mut ready = self.sink.prepare(at, bytes, units).map_err(failed)?;
-        if !self.shared.wait(piece.number) {
-            return Ok(());
+        let at = piece.range.start;
+        let ready = self.sink.prepare(at, bytes, units);
+        let ready = ready.map_err(|source| ConvertError::Write { at, source })?;
+        Ok(Some(ready))
+    }
+
+    /// Writes the pieces in order, until none is left, or something failed.
+    pub(super) fn write_all(&self) {
+        let _alarm = Alarm(self.shared);
+        while let Some(mut job) = self.shared.queue.next() {
+            if let Err(source) = self.write(&mut job) {
+                let at = job.range.start;
+                return self.shared.fail(ConvertError::Write { at, source });
+            }
+            self.shared.queue.give_back(job.bytes);
+            self.tell(Event::Progress(job.range.end));
         }
-        self.sink.place(bytes, &mut ready).map_err(failed)?;
-        self.shared.pass(piece.number);
-        self.sink.store(bytes, &ready).map_err(failed)?;
-        self.tell(Event::Progress(piece.range.end));
-        Ok(())
+    }
+
+    fn write(&self, job: &mut Job<S::Ready>) -> Result<()> {
+        let Some(ready) = &mut job.ready else {
+            return self.sink.zero(&job.range);
+        };
+        self.sink.place(ready)?;
+        self.sink.store(&job.bytes, ready)
     }
 
     fn tell(&self, event: Event<'_>) {
