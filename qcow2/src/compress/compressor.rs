@@ -41,11 +41,28 @@ impl Compressor {
     /// that it is better stored as it is.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is no memory for it.
+    /// As [`compress_into`](Self::compress_into).
     pub(crate) fn compress(&self, cluster: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        // What doesn't fit in here isn't smaller.
-        out.clear();
-        out.resize(cluster.len().saturating_sub(1), 0);
+        out.resize(Self::room(cluster.len()), 0);
+        let made = self.compress_into(cluster, out)?;
+        out.truncate(made.unwrap_or(0));
+        Ok(made.is_some())
+    }
+
+    /// Bytes that [`compress_into`](Self::compress_into) needs room for, so that a cluster
+    /// of `len` bytes is compressed to the end, larger as it may be: no stream is begun
+    /// anew that ran out of room before.
+    pub(crate) const fn room(len: usize) -> usize {
+        // What zlib says of its worst case.
+        len.saturating_add(len / 8 + len / 64 + 64)
+    }
+
+    /// Compresses `cluster` into the front of `out`, which has [`room`](Self::room): how
+    /// many bytes that takes, or `None` if they aren't fewer than those of the cluster.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is no memory for it.
+    pub(crate) fn compress_into(&self, cluster: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
         let refused = |what: String| Error::Refused(format!("compressing a cluster: {what}"));
@@ -59,14 +76,11 @@ impl Compressor {
             Context::Zstd(context) => context.compress(cluster, out),
         };
         let made = made.map_err(refused)?;
-        // A stream that ran out of room isn't begun anew: zlib-rs doesn't always bear it.
         let mut idle = idle();
-        if made.is_some() && idle.len() < MAX_IDLE {
+        if idle.len() < MAX_IDLE {
             idle.push(context);
         }
-        drop(idle);
-        out.truncate(made.unwrap_or(0));
-        Ok(made.is_some())
+        Ok(made.filter(|made| *made < cluster.len()))
     }
 }
 
@@ -104,6 +118,24 @@ mod tests {
                 }
                 assert!(!there.compress(&noise(len), &mut packed).unwrap(), "{bits}");
                 assert!(packed.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_what_becomes_larger() {
+        for len in (9..=21).map(|bits| 1 << bits) {
+            // Without matches, but for some that are as far as the window reaches.
+            let mut some = noise(len);
+            for at in (4000..len).step_by(4096) {
+                some.copy_within(at - 3900..at - 3890, at);
+            }
+            for cluster in [noise(len), some] {
+                let mut out = vec![0; Compressor::room(len)];
+                let made = zlib::Deflate::new().compress(&cluster, &mut out);
+                assert!(made.unwrap().is_some(), "{len}");
+                let made = zstd::Compress::new().unwrap().compress(&cluster, &mut out);
+                assert!(made.unwrap().is_some(), "{len}");
             }
         }
     }

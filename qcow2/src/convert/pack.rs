@@ -43,9 +43,9 @@ impl Sink for PackSink<'_> {
         }
     }
 
-    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Pieces> {
+    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Pieces) -> Result<()> {
         if !self.is_zero {
-            return self.writer.pack(at, bytes, units);
+            return self.writer.pack(ready, at, bytes, units);
         }
         let units: Vec<_> = units
             .iter()
@@ -54,7 +54,7 @@ impl Sink for PackSink<'_> {
                 other => *other,
             })
             .collect();
-        self.writer.pack(at, bytes, &units)
+        self.writer.pack(ready, at, bytes, &units)
     }
 
     fn place(&self, _: &mut Pieces) -> Result<()> {

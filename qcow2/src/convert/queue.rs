@@ -9,15 +9,25 @@ use std::{
 use super::lock;
 use crate::io::PageBuffer;
 
+/// The memory of a piece, which goes round: what is allocated anew for each of them comes
+/// from all over the heap, and soon is several times what is needed.
+#[derive(Default)]
+pub(super) struct Buffers<R> {
+    /// What the piece holds.
+    pub(super) bytes: PageBuffer,
+    /// What the target made of that.
+    pub(super) ready: R,
+}
+
 /// A piece that was read.
 pub(super) struct Job<R> {
     /// Its turn.
     pub(super) number: u64,
     /// Where it is on the disk.
     pub(super) range: Range<u64>,
-    /// What it holds, and what the target made of that; `None` for nothing but zeros.
-    pub(super) ready: Option<R>,
-    pub(super) bytes: PageBuffer,
+    /// It is nothing but zeros; nothing was read.
+    pub(super) is_zero: bool,
+    pub(super) buffers: Buffers<R>,
 }
 
 /// Pieces that were read, and the buffers for them. There are no more pieces underway than
@@ -30,7 +40,7 @@ pub(super) struct Queue<R> {
 }
 
 struct State<R> {
-    free: Vec<PageBuffer>,
+    free: Vec<Buffers<R>>,
     jobs: BTreeMap<u64, Job<R>>,
     /// The number of the piece whose turn it is.
     turn: u64,
@@ -39,11 +49,11 @@ struct State<R> {
     stopped: bool,
 }
 
-impl<R> Queue<R> {
+impl<R: Default> Queue<R> {
     /// For `readers` threads that read, and `buffers` pieces.
     pub(super) fn new(readers: usize, buffers: usize) -> Self {
         let mut free = Vec::new();
-        free.resize_with(buffers, PageBuffer::default);
+        free.resize_with(buffers, Buffers::default);
         let state = State {
             free,
             jobs: BTreeMap::new(),
@@ -57,25 +67,27 @@ impl<R> Queue<R> {
             returned: Condvar::new(),
         }
     }
+}
 
-    /// A buffer, as soon as one is free; `None` if it was stopped.
-    pub(super) fn buffer(&self) -> Option<PageBuffer> {
+impl<R> Queue<R> {
+    /// The memory for a piece, as soon as there is some; `None` if it was stopped.
+    pub(super) fn buffers(&self) -> Option<Buffers<R>> {
         let mut state = lock(&self.state);
         loop {
             if state.stopped {
                 return None;
             }
             // The one that was used last: it is in the cores' caches still.
-            if let Some(buffer) = state.free.pop() {
-                return Some(buffer);
+            if let Some(buffers) = state.free.pop() {
+                return Some(buffers);
             }
             state = wait(&self.returned, state);
         }
     }
 
-    /// Takes a buffer back.
-    pub(super) fn give_back(&self, buffer: PageBuffer) {
-        lock(&self.state).free.push(buffer);
+    /// Takes the memory of a piece back.
+    pub(super) fn give_back(&self, buffers: Buffers<R>) {
+        lock(&self.state).free.push(buffers);
         self.returned.notify_one();
     }
 
@@ -143,12 +155,12 @@ mod tests {
 
     use super::*;
 
-    fn job(number: u64, bytes: PageBuffer) -> Job<()> {
+    fn job(number: u64, buffers: Buffers<()>) -> Job<()> {
         Job {
             number,
             range: number..number + 1,
-            ready: None,
-            bytes,
+            is_zero: true,
+            buffers,
         }
     }
 
@@ -159,20 +171,20 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    while let Some(buffer) = queue.buffer() {
+                    while let Some(buffers) = queue.buffers() {
                         let number = given.fetch_add(1, Ordering::SeqCst);
                         if number >= 1000 {
-                            queue.give_back(buffer);
+                            queue.give_back(buffers);
                             break;
                         }
-                        queue.push(job(number, buffer));
+                        queue.push(job(number, buffers));
                     }
                     queue.leave();
                 });
             }
             while let Some(job) = queue.next() {
                 numbers.push(job.number);
-                queue.give_back(job.bytes);
+                queue.give_back(job.buffers);
             }
         });
         assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
@@ -184,9 +196,9 @@ mod tests {
         thread::scope(|scope| {
             // The only buffer goes with a piece whose turn never comes.
             let reader = scope.spawn(|| {
-                let buffer = queue.buffer().unwrap();
-                queue.push(job(7, buffer));
-                queue.buffer().is_none()
+                let buffers = queue.buffers().unwrap();
+                queue.push(job(7, buffers));
+                queue.buffers().is_none()
             });
             let writer = scope.spawn(|| queue.next().is_none());
             thread::sleep(std::time::Duration::from_millis(10));

@@ -24,8 +24,8 @@ const ZEROS: u64 = 8192;
 /// A target. Any thread prepares pieces; one places and stores them, in the order of the
 /// disk.
 pub(super) trait Sink: Sync {
-    /// A piece on its way.
-    type Ready: Send;
+    /// A piece on its way; its memory serves for the next one.
+    type Ready: Default + Send;
 
     /// Bytes of a piece.
     fn piece(&self) -> u64 {
@@ -50,7 +50,8 @@ pub(super) trait Sink: Sync {
     fn zeros(&self) -> Zeros;
 
     /// What can be done in any order. `bytes` are the disk's from `at` on.
-    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Self::Ready>;
+    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Self::Ready)
+    -> Result<()>;
 
     /// Gives it its place.
     fn place(&self, ready: &mut Self::Ready) -> Result<()>;
@@ -111,8 +112,8 @@ impl Sink for BuildSink<'_> {
         }
     }
 
-    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Prepared> {
-        self.builder.prepare(at, bytes, units)
+    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Prepared) -> Result<()> {
+        self.builder.prepare_in(ready, at, bytes, units)
     }
 
     fn place(&self, ready: &mut Prepared) -> Result<()> {
@@ -155,7 +156,7 @@ impl<'a> DiskSink<'a> {
 }
 
 /// Parts of a piece: where they are in it, and what they are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Runs {
     at: u64,
     runs: Vec<(Range<usize>, Unit)>,
@@ -183,9 +184,11 @@ impl Sink for DiskSink<'_> {
         }
     }
 
-    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit]) -> Result<Runs> {
+    fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Runs) -> Result<()> {
         let unit = usize::try_from(self.unit).unwrap_or(usize::MAX);
-        let mut runs: Vec<(Range<usize>, Unit)> = Vec::new();
+        ready.at = at;
+        let runs = &mut ready.runs;
+        runs.clear();
         let mut start: usize = 0;
         for what in units {
             let end = start.saturating_add(unit).min(bytes.len());
@@ -195,7 +198,7 @@ impl Sink for DiskSink<'_> {
             }
             start = end;
         }
-        Ok(Runs { at, runs })
+        Ok(())
     }
 
     fn place(&self, _: &mut Runs) -> Result<()> {

@@ -9,7 +9,7 @@ use std::{
 use super::{
     ConvertError, ConvertOptions, Event, Overlay, lock,
     plan::{Part, Piece, Plan, What},
-    queue::{Job, Queue},
+    queue::{Buffers, Job, Queue},
     sink::Sink,
 };
 use crate::{
@@ -116,20 +116,21 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
         let _alarm = Alarm(self.shared);
         let mut units = Vec::new();
         let queue = &self.shared.queue;
-        while let Some(mut bytes) = queue.buffer() {
+        while let Some(mut buffers) = queue.buffers() {
             let Some(piece) = self.next() else {
-                queue.give_back(bytes);
+                queue.give_back(buffers);
                 break;
             };
-            match self.ready(&piece, &mut bytes, &mut units) {
-                Ok(ready) => queue.push(Job {
-                    number: piece.number,
-                    range: piece.range,
-                    ready,
-                    bytes,
-                }),
-                Err(error) => self.shared.fail(error),
+            if let Err(error) = self.read_piece(&piece, &mut buffers, &mut units) {
+                self.shared.fail(error);
+                break;
             }
+            queue.push(Job {
+                number: piece.number,
+                is_zero: piece.parts.is_empty(),
+                range: piece.range,
+                buffers,
+            });
         }
         queue.leave();
     }
@@ -155,21 +156,21 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
     }
 
     /// Reads a piece, and does with it what can be done before its turn.
-    fn ready(
+    fn read_piece(
         &self,
         piece: &Piece,
-        bytes: &mut PageBuffer,
+        buffers: &mut Buffers<S::Ready>,
         units: &mut Vec<Unit>,
-    ) -> Result<Option<S::Ready>, ConvertError> {
+    ) -> Result<(), ConvertError> {
         if piece.parts.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
+        let Buffers { bytes, ready } = buffers;
         self.fill(piece, bytes)?;
         self.units(piece, bytes, units);
         let at = piece.range.start;
-        let ready = self.sink.prepare(at, bytes, units);
-        let ready = ready.map_err(|source| ConvertError::Write { at, source })?;
-        Ok(Some(ready))
+        let prepared = self.sink.prepare(at, bytes, units, ready);
+        prepared.map_err(|source| ConvertError::Write { at, source })
     }
 
     /// Writes the pieces in order, until none is left, or something failed.
@@ -180,17 +181,18 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
                 let at = job.range.start;
                 return self.shared.fail(ConvertError::Write { at, source });
             }
-            self.shared.queue.give_back(job.bytes);
+            self.shared.queue.give_back(job.buffers);
             self.tell(Event::Progress(job.range.end));
         }
     }
 
     fn write(&self, job: &mut Job<S::Ready>) -> Result<()> {
-        let Some(ready) = &mut job.ready else {
+        if job.is_zero {
             return self.sink.zero(&job.range);
-        };
+        }
+        let Buffers { bytes, ready } = &mut job.buffers;
         self.sink.place(ready)?;
-        self.sink.store(&job.bytes, ready)
+        self.sink.store(bytes, ready)
     }
 
     fn tell(&self, event: Event<'_>) {

@@ -220,6 +220,22 @@ impl Builder {
     /// [`Error::Refused`] for parts of clusters, a range beyond the disk, or lists of
     /// different length.
     pub fn prepare(&self, offset: u64, bytes: &[u8], units: &[Unit]) -> Result<Prepared> {
+        let mut prepared = Prepared::default();
+        self.prepare_in(&mut prepared, offset, bytes, units)?;
+        Ok(prepared)
+    }
+
+    /// As [`prepare`](Self::prepare), in the memory of a piece that is stored.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare); of what is `prepared` nothing may be placed then.
+    pub fn prepare_in(
+        &self,
+        prepared: &mut Prepared,
+        offset: u64,
+        bytes: &[u8],
+        units: &[Unit],
+    ) -> Result<()> {
         let cluster_size = self.geometry.cluster_size();
         let size = usize::try_from(cluster_size).unwrap_or(usize::MAX);
         let per_cluster = usize::try_from(cluster_size / self.unit_size()).unwrap_or(1);
@@ -234,12 +250,10 @@ impl Builder {
                 bytes.len()
             )));
         }
-        let mut prepared = Prepared {
-            first,
-            fates: Vec::with_capacity(count),
-            packed: Packed::default(),
-            writes: Vec::new(),
-        };
+        prepared.begin(first);
+        if self.compressor.is_some() {
+            prepared.packed.begin(bytes.len(), size);
+        }
         for (bytes, units) in bytes.chunks(size).zip(units.chunks(per_cluster)) {
             let mut fate = self.fate(units);
             if let (Fate::Plain(_), Some(compressor)) = (&fate, &self.compressor)
@@ -249,7 +263,7 @@ impl Builder {
             }
             prepared.fates.push(fate);
         }
-        Ok(prepared)
+        Ok(())
     }
 
     /// Whole clusters of zeros from `offset` on, ready. Nothing needs to be stored.
@@ -324,13 +338,14 @@ impl Builder {
         }
         self.fill_gap(state, prepared.first)?;
         let size = usize::try_from(self.geometry.cluster_size()).unwrap_or(usize::MAX);
-        let fates = std::mem::take(&mut prepared.fates);
-        for (index, fate) in fates.into_iter().enumerate() {
+        let mut fates = std::mem::take(&mut prepared.fates);
+        for (index, fate) in fates.drain(..).enumerate() {
             let cluster = prepared.first + index as u64;
             let bytes = index * size..(index + 1) * size;
             self.place_one(state, prepared, cluster, fate, bytes)?;
             state.next = cluster + 1;
         }
+        prepared.fates = fates;
         state.space.write_full_blocks(&*self.storage)
     }
 

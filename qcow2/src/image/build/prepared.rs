@@ -24,7 +24,7 @@ pub(super) enum Fate {
     Zero(SubclusterBitmap),
     /// It is stored as it is; the subclusters that are, with extended L2 entries.
     Plain(SubclusterBitmap),
-    /// It is stored compressed; where in `Prepared::packed` that is.
+    /// It is stored compressed; where in `Prepared::packed` the bytes are.
     Packed(Range<usize>),
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Write {
 }
 
 /// Clusters of the guest's disk in a row, ready for their places in the image.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Prepared {
     /// The first cluster's index on the guest's disk.
     pub(super) first: u64,
@@ -50,6 +50,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Makes it ready for clusters from `first` on.
+    pub(super) fn begin(&mut self, first: u64) {
+        self.first = first;
+        self.fates.clear();
+        self.writes.clear();
+    }
+
     /// Notes that `bytes` go to `host`; together with those before them if they adjoin.
     pub(super) fn write(&mut self, host: HostOffset, packed: bool, bytes: Range<usize>) {
         if let Some(last) = self.writes.last_mut() {

@@ -30,7 +30,7 @@ enum Fate {
 }
 
 /// Clusters of the disk in a row, the last perhaps in part, ready to be stored.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pieces {
     offset: u64,
     fates: Vec<Fate>,
@@ -64,10 +64,11 @@ impl GuestWriter {
             )));
         }
         let at_once = AT_ONCE.next_multiple_of(size);
+        let mut pieces = Pieces::default();
         let mut at = offset;
         for data in data.chunks(at_once) {
             let units = vec![Unit::Data; data.len().div_ceil(size)];
-            let pieces = self.pack(at, data, &units)?;
+            self.pack(&mut pieces, at, data, &units)?;
             self.store_packed(data, &pieces)?;
             at = at.saturating_add(data.len() as u64);
         }
@@ -82,14 +83,18 @@ impl GuestWriter {
     /// # Errors
     /// [`Error::Refused`] and [`Error::Unsupported`] if this image holds no compressed
     /// clusters, or if there is no memory for it.
-    pub(crate) fn pack(&self, offset: u64, data: &[u8], units: &[Unit]) -> Result<Pieces> {
+    pub(crate) fn pack(
+        &self,
+        pieces: &mut Pieces,
+        offset: u64,
+        data: &[u8],
+        units: &[Unit],
+    ) -> Result<()> {
         let size = usize::try_from(self.cluster_size).unwrap_or(usize::MAX);
         let ends_with_disk = offset.saturating_add(data.len() as u64) == self.size;
-        let mut pieces = Pieces {
-            offset,
-            fates: Vec::with_capacity(units.len()),
-            packed: Packed::default(),
-        };
+        pieces.offset = offset;
+        pieces.fates.clear();
+        pieces.packed.begin(data.len().next_multiple_of(size), size);
         if units.contains(&Unit::Data) {
             self.read_lock().require_packable()?;
         }
@@ -112,7 +117,7 @@ impl GuestWriter {
             };
             pieces.fates.push(packed);
         }
-        Ok(pieces)
+        Ok(())
     }
 
     /// Stores what [`pack`](Self::pack) made of `data`, the bytes that it got.
