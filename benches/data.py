@@ -55,9 +55,11 @@ def content(bench, both, folder, wanted):
     small = made('small.qcow2', '-o', 'cluster_size=4k')
     zlib = made('zlib.qcow2', '-c')
     zstd = made('zstd.qcow2', '-c', '-o', 'compression_type=zstd')
+    pieces = [(images.fragmented(folder, raw, bits), detail) for bits, detail in (
+        (16, 'fragmented'), (12, 'fragmented 4 KiB clusters'))]
 
     for image, detail in ((plain, 'dense'), (small, '4 KiB clusters'),
-                          (zlib, 'zlib'), (zstd, 'zstd')):
+                          *pieces, (zlib, 'zlib'), (zstd, 'zstd')):
         both('compare', '1 GiB raw with qcow2, ' + detail,
              ['-f', 'raw', '-F', 'qcow2', raw, '{image}'], image)
 
@@ -94,6 +96,8 @@ def content(bench, both, folder, wanted):
     for detail, source, options in (
             ('qcow2 to raw', plain, ['-O', 'raw']),
             ('4 KiB clusters to raw', small, ['-O', 'raw']),
+            *((detail + ' to raw', image, ['-O', 'raw'])
+              for image, detail in pieces),
             ('zlib to raw', zlib, ['-O', 'raw']),
             ('zstd to raw', zstd, ['-O', 'raw']),
             ('raw to qcow2', raw, ['-O', 'qcow2']),

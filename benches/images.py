@@ -161,3 +161,67 @@ def raw_disk(folder, mib):
         f.truncate(mib << 20)
     os.rename(path + '.part', path)
     return path
+
+
+def fragmented(folder, raw, cluster_bits):
+    """Path of an image of the disk RAW whose clusters lie as a guest leaves them that wrote
+    here and there: one half in pieces of 16 clusters on average, the other half cluster
+    by cluster, all of them anywhere.  Clusters of zeros are left out."""
+    cluster = 1 << cluster_bits
+    path = os.path.join(folder, 'fragmented-%dK.qcow2' % (cluster >> 10))
+    if os.path.exists(path):
+        return path
+    disk = os.path.getsize(raw)
+    rng = random.Random(5)
+    zeros = bytes(cluster)
+    pieces = []                         # guest clusters that follow each other in the file
+    with open(raw, 'rb') as f:
+        for at in range(disk // cluster):
+            if f.read(cluster) == zeros:
+                continue
+            adjoins = pieces and pieces[-1][-1] == at - 1
+            if adjoins and at // 4096 % 2 == 0 and rng.randrange(16):
+                pieces[-1].append(at)
+            else:
+                pieces.append([at])
+    rng.shuffle(pieces)
+    order = [at for piece in pieces for at in piece]
+    l2_entries = cluster // 8
+    l2_tables = -(-(disk // cluster) // l2_entries)
+    l1_clusters = -(-l2_tables * 8 // cluster)
+    blocks = table = 1
+    while True:                         # until the refcounts count themselves
+        total = 1 + table + blocks + l1_clusters + l2_tables + len(order)
+        need = -(-total // (cluster // 2))
+        if need == blocks and -(-need * 8 // cluster) == table:
+            break
+        blocks, table = need, -(-need * 8 // cluster)
+    blocks_at = 1 + table
+    l1_at = blocks_at + blocks
+    l2_at = l1_at + l1_clusters
+    data_at = l2_at + l2_tables
+    l2 = array.array('Q', bytes(l2_tables * cluster))
+    for i, at in enumerate(order):
+        l2[at] = (1 << 63) | (data_at + i) * cluster
+    if sys.byteorder == 'little':
+        l2.byteswap()
+    header = struct.pack(
+        '>IIQIIQIIQQIIQQQQII', 0x514649fb, 3, 0, 0, cluster_bits, disk, 0, l2_tables,
+        l1_at * cluster, cluster, table, 0, 0, 0, 0, 0, 4, 104)
+
+    def numbers(first, count, flag=0):
+        return struct.pack('>%dQ' % count, *(
+            flag | (first + i) * cluster for i in range(count)))
+    with open(raw, 'rb') as source, open(path + '.part', 'wb') as f:
+        for at, data in ((0, header), (1, numbers(blocks_at, blocks)),
+                         (blocks_at, b'\0\1' * total),
+                         (l1_at, numbers(l2_at, l2_tables, 1 << 63)),
+                         (l2_at, l2.tobytes())):
+            f.seek(at * cluster)
+            f.write(data)
+        f.seek(data_at * cluster)
+        for at in order:
+            source.seek(at * cluster)
+            f.write(source.read(cluster))
+    os.rename(path + '.part', path)
+    return path
