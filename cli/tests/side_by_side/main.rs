@@ -21,6 +21,7 @@ mod dirty;
 mod encryption;
 mod images;
 mod info;
+mod info_damaged;
 mod locks;
 mod map;
 mod measure;
