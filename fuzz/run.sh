@@ -17,7 +17,7 @@ fixed=
 [ "${1:-}" != --fixed ] || { fixed=yes; set --; }
 seconds=${1:-20}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(header directory_and_tables layered image disk written stream apply)
+[ ${#targets[@]} -gt 0 ] || targets=(header directory_and_tables layered image disk written encrypted stream apply)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 target_dir=${CARGO_TARGET_DIR:-../target}/fuzz
@@ -33,7 +33,7 @@ bin=$target_dir/$host/release
 
 # About five to ten seconds each.
 declare -A runs=([header]=200000 [directory_and_tables]=80000 [layered]=150000 [image]=10000
-    [disk]=8000 [written]=5000 [stream]=50000 [apply]=20000)
+    [disk]=8000 [written]=5000 [encrypted]=2000 [stream]=50000 [apply]=20000)
 for target in "${targets[@]}"; do
     limit=(-max_total_time="$seconds")
     [ -z "$fixed" ] || limit=(-seed=1 -runs="${runs[$target]}")

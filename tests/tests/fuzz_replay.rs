@@ -59,6 +59,11 @@ fn written() {
 }
 
 #[test]
+fn encrypted() {
+    replay("encrypted");
+}
+
+#[test]
 fn stream() {
     replay("stream");
 }

@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use qcow2::{
     Error, OpenOptions,
+    crypt::Secret,
     disk::{Disk, DiskExt, ExtentKind, RawDisk},
     image::SnapshotDisk,
     io::memory::MemoryStorage,
@@ -11,6 +12,8 @@ use qcow2::{
 
 /// Extents that are looked at, of each disk.
 const EXTENTS: usize = 1000;
+/// The same of an encrypted one: what is read has to be decrypted, too.
+const ENCRYPTED_EXTENTS: usize = 50;
 /// Bytes that are read of an extent.
 const READ: u64 = 100_000;
 /// Snapshots that are looked at.
@@ -19,8 +22,19 @@ const SNAPSHOTS: usize = 4;
 /// Reads `data` as an image, with something for a data file and a backing file, and asks
 /// for everything on its disk and on those of its snapshots.
 pub fn disk(data: &[u8]) {
+    read_all_ways(data, None);
+}
+
+/// The same with the secret of an encrypted image.
+pub(super) fn read_all_ways(data: &[u8], secret: Option<&Secret>) {
     let storage = MemoryStorage::from_bytes(data);
-    let Ok(image) = OpenOptions::new().open_storage("image", Arc::new(storage.clone())) else {
+    let mut options = OpenOptions::new();
+    let mut most = EXTENTS;
+    if let Some(secret) = secret {
+        options = options.secret(secret.clone());
+        most = ENCRYPTED_EXTENTS;
+    }
+    let Ok(image) = options.open_storage("image", Arc::new(storage.clone())) else {
         return;
     };
     let below = MemoryStorage::from_bytes(&[0xbb; 70_001]);
@@ -31,7 +45,7 @@ pub fn disk(data: &[u8]) {
     };
     let image = image.with_data_file(Arc::new(MemoryStorage::from_bytes(&[0xdd; 70_001])));
     let image = Arc::new(image);
-    ask(&*image);
+    ask(&*image, most);
     for snapshot in image
         .snapshots()
         .unwrap_or_default()
@@ -39,7 +53,7 @@ pub fn disk(data: &[u8]) {
         .take(SNAPSHOTS)
     {
         if let Ok(disk) = SnapshotDisk::new(&image, snapshot) {
-            ask(&disk);
+            ask(&disk, most);
         }
     }
     assert!(
@@ -48,7 +62,7 @@ pub fn disk(data: &[u8]) {
     );
 }
 
-fn ask(disk: &dyn Disk) {
+fn ask(disk: &dyn Disk, most: usize) {
     let mut at = 0;
     for (index, extent) in disk.extents(0..u64::MAX).enumerate() {
         let (range, kind) = match extent {
@@ -62,7 +76,7 @@ fn ask(disk: &dyn Disk) {
         );
         at = range.end;
         read(disk, &range, kind);
-        if index == EXTENTS {
+        if index == most {
             return;
         }
     }

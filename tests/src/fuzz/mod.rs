@@ -6,6 +6,7 @@
 //! was accepted does not hold.
 
 mod disk;
+mod encrypted;
 mod image;
 mod layered;
 mod stream;
@@ -14,6 +15,7 @@ mod written;
 use std::{fs, path::PathBuf};
 
 pub use disk::disk;
+pub use encrypted::encrypted;
 pub use image::{directory_and_tables, header, image};
 pub use layered::layered;
 pub use stream::{apply, stream};
@@ -23,13 +25,14 @@ pub use written::written;
 pub type Body = fn(&[u8]);
 
 /// Name and body of every target; `fuzz/fuzz_targets/` has a file for each.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("header", header),
     ("directory_and_tables", directory_and_tables),
     ("layered", layered),
     ("image", image),
     ("disk", disk),
     ("written", written),
+    ("encrypted", encrypted),
     ("stream", stream),
     ("apply", apply),
 ];
@@ -49,6 +52,7 @@ pub fn seeds(target: &str) -> Vec<Input> {
         "layered" => layered::seeds(),
         "image" | "disk" => image::image_seeds(),
         "written" => written::seeds(),
+        "encrypted" => encrypted::seeds(),
         "stream" => stream::seeds(),
         "apply" => stream::apply_seeds(),
         other => panic!("no target {other}"),

@@ -7,6 +7,7 @@ use qcow2::{
     Error, Image, OpenOptions,
     addr::HostOffset,
     check::{CheckOptions, Finding, Referrer, Repair, RepairEvent, Verdict, Visitor, repair, walk},
+    crypt::Secret,
     disk::{Disk, DiskExt, RawDisk},
     format::HeaderArea,
     image::{GuestWriter, SnapshotDisk},
@@ -19,7 +20,7 @@ use super::{
 };
 
 /// Bytes in front of the image that say what is written.
-const SCRIPT: usize = 32;
+pub(super) const SCRIPT: usize = 32;
 /// Bytes of one of them.
 const STEP: usize = 4;
 /// Bytes of a sector, the unit in which contents are compared.
@@ -40,6 +41,11 @@ pub fn written(data: &[u8]) {
     let Some((script, bytes)) = data.split_at_checked(SCRIPT) else {
         return;
     };
+    written_with(script, bytes, None);
+}
+
+/// The same with script and image apart, and the secret of an encrypted image.
+pub(super) fn written_with(script: &[u8], bytes: &[u8], secret: Option<&Secret>) {
     let storage = MemoryStorage::from_bytes(bytes);
     let area = HeaderArea::read_for_check(&storage);
     if area.is_ok_and(|area| area.header().nb_snapshots > MOST_SNAPSHOTS) {
@@ -52,6 +58,7 @@ pub fn written(data: &[u8]) {
         storage,
         backing,
         data_file,
+        secret: secret.cloned(),
     };
     let Some(image) = files.open(true) else {
         return;
@@ -111,11 +118,15 @@ struct Files {
     storage: MemoryStorage,
     backing: MemoryStorage,
     data_file: MemoryStorage,
+    secret: Option<Secret>,
 }
 
 impl Files {
     fn open(&self, writable: bool) -> Option<Image> {
-        let options = OpenOptions::new().writable(writable);
+        let mut options = OpenOptions::new().writable(writable);
+        if let Some(secret) = &self.secret {
+            options = options.secret(secret.clone());
+        }
         let image = options.open_storage("image", Arc::new(self.storage.clone()));
         let image = image.ok()?;
         let below = RawDisk::new("below", Arc::new(self.backing.clone())).unwrap();
