@@ -31,18 +31,11 @@ fn old_bytes_of_a_device_are_never_seen() {
         }
         for round in 0..2 {
             let writer = rig.writer();
-            for step in 0..15 {
-                let op = Op::random(&mut random, model.size(), options.cluster_size);
-                let what = format!("{name}, round {round}, step {step}: {op:x?}");
-                op.apply(&writer)
-                    .unwrap_or_else(|e| panic!("{what}: {e:?}"));
-                model.apply(&op);
-                if step % 5 == 4 {
-                    assert!(read_all(&writer) == model.bytes, "{what}");
-                }
-            }
+            let what = format!("{name}, round {round}");
+            let clusters = options.cluster_size;
+            scribble(&writer, &mut model, &mut random, (clusters, 15), &what);
             writer.close().unwrap();
-            model.assert_is(&rig, &format!("{name}, round {round}"));
+            model.assert_is(&rig, &what);
         }
     }
 }

@@ -345,3 +345,23 @@ impl Op {
         }
     }
 }
+
+/// Changes an image of such clusters in so many steps, and looks now and then whether it
+/// is as it should be.
+fn scribble(
+    writer: &GuestWriter,
+    model: &mut Model,
+    random: &mut Random,
+    (cluster, steps): (u64, u32),
+    what: &str,
+) {
+    for step in 0..steps {
+        let op = Op::random(random, model.size(), cluster);
+        let what = format!("{what}, step {step}: {op:x?}");
+        op.apply(writer).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        model.apply(&op);
+        if step % 5 == 4 {
+            assert!(read_all(writer) == model.bytes, "{what}");
+        }
+    }
+}

@@ -97,18 +97,11 @@ fn written_read_and_recorded(half: usize) {
         let mut model = Model::of(&rig);
         for round in 0..3 {
             let writer = rig.writer();
-            for step in 0..20 {
-                let op = Op::random(&mut random, model.size(), options.cluster_size);
-                let what = format!("{name}, round {round}, step {step}: {op:x?}");
-                op.apply(&writer)
-                    .unwrap_or_else(|e| panic!("{what}: {e:?}"));
-                model.apply(&op);
-                if step % 5 == 4 {
-                    assert!(read_all(&writer) == model.bytes, "{what}");
-                }
-            }
+            let what = format!("{name}, round {round}");
+            let clusters = options.cluster_size;
+            scribble(&writer, &mut model, &mut random, (clusters, 20), &what);
             writer.close().unwrap();
-            model.assert_is(&rig, &format!("{name}, round {round}"));
+            model.assert_is(&rig, &what);
         }
         if options.data_file_raw {
             let mut bytes = rig.data.as_ref().unwrap().to_vec(1 << 30).unwrap();
