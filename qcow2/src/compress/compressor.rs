@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{MAX_IDLE, zlib, zstd};
+use super::{MAX_IDLE, noise::is_noise, zlib, zstd};
 use crate::{Error, Result, format::CompressionType};
 
 /// Compresses clusters for an image, for many threads at once.
@@ -63,6 +63,10 @@ impl Compressor {
     /// # Errors
     /// [`Error::Refused`] if there is no memory for it.
     pub(crate) fn compress_into(&self, cluster: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+        // zstd finds out by itself, as fast.
+        if self.kind == CompressionType::Zlib && is_noise(cluster) {
+            return Ok(None);
+        }
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
         let refused = |what: String| Error::Refused(format!("compressing a cluster: {what}"));
@@ -87,20 +91,10 @@ impl Compressor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::{Decompressor, tests::text};
-
-    /// Bytes that no codec makes smaller.
-    fn noise(len: usize) -> Vec<u8> {
-        let mut state = 88_172_645_463_325_252_u64;
-        (0..len)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state.to_le_bytes()[3]
-            })
-            .collect()
-    }
+    use crate::compress::{
+        Decompressor,
+        tests::{noise, text},
+    };
 
     #[test]
     fn what_is_compressed_is_decompressed() {

@@ -6,6 +6,7 @@
 //! would go on is cut off, and too little of it is an error.
 
 mod compressor;
+mod noise;
 mod packed;
 mod zlib;
 mod zstd;
@@ -82,6 +83,19 @@ mod tests {
     pub(super) fn text(len: usize) -> Vec<u8> {
         (0..len)
             .map(|i| b"qcow2 \n"[(i * i / 300 + i) % 7])
+            .collect()
+    }
+
+    /// Bytes that no codec makes smaller.
+    pub(super) fn noise(len: usize) -> Vec<u8> {
+        let mut state = 88_172_645_463_325_252_u64;
+        (0..len)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()[3]
+            })
             .collect()
     }
 
