@@ -207,6 +207,22 @@ impl<'a> Entries<'a> {
         rest.iter().take_while(continues).count()
     }
 
+    /// The standard entry of the cluster that begins at `start` on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] if it can't be understood.
+    pub(super) fn standard_at(&self, start: u64) -> Result<L2Entry> {
+        let cluster_size = self.geometry.cluster_size();
+        let index = start.saturating_sub(self.run.guest) / cluster_size;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let word = self.run.bytes.as_chunks::<8>().0.get(index);
+        let entry = L2Entry(word.map_or(0, |word| u64::from_be_bytes(*word)));
+        match self.rules.mapped(entry, cluster_size) {
+            Ok(_) => Ok(entry),
+            Err(fault) => Err(bad(start, cluster_size, self.corrupt(index, fault))),
+        }
+    }
+
     /// The stretch of `count` clusters that begins with that of `entry`, which is number
     /// `index`, and continues alike.
     fn standard(&self, entry: L2Entry, index: usize, count: usize) -> Result<Stretch, Fault> {

@@ -123,8 +123,15 @@ impl State {
             None => 0,
         };
         let around = units.around(&part.range, kept);
-        let head = self.old_bytes(part.start, around.start..part.range.start)?;
-        let tail = self.old_bytes(part.start, part.range.end..around.end)?;
+        let (head, tail) = (around.start..part.range.start, part.range.end..around.end);
+        let (head, tail) = match stored == 0 && !self.backing_reaches(part.start) {
+            // Nothing of it is anywhere: no need to look.
+            true => (OldBytes::zeros(&head), OldBytes::zeros(&tail)),
+            false => (
+                self.old_bytes(part.start, head)?,
+                self.old_bytes(part.start, tail)?,
+            ),
+        };
         let others = units
             .runs(along)
             .map(|range| Ok((range.start, self.old_bytes(part.start, range)?)))
@@ -184,7 +191,7 @@ impl State {
         // What is past the disk's end is zeros.
         let inside = self.size.saturating_sub(first).min(len);
         if len == 0 || self.is_known_zero(first..first + inside)? {
-            return Ok(OldBytes::Zeros(len));
+            return Ok(OldBytes::zeros(&range));
         }
         // What is there may be what waits.
         self.write_batch()?;
@@ -335,6 +342,10 @@ enum OldBytes {
 }
 
 impl OldBytes {
+    fn zeros(range: &Range<u64>) -> Self {
+        Self::Zeros(range.end.saturating_sub(range.start))
+    }
+
     fn bytes(self) -> Vec<u8> {
         match self {
             Self::Zeros(len) => vec![0; usize::try_from(len).unwrap_or(0)],

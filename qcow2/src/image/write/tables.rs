@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::State;
-use crate::image::extents::Keep;
+use crate::image::{entries::Entries, extents::Keep};
 use crate::{
     Error, Result,
     addr::HostOffset,
@@ -57,10 +57,14 @@ impl State {
             return Ok(ExtendedL2Entry::default());
         };
         let end = start.saturating_add(cluster_size);
-        // What is wrong with the entry is found here.
-        let mut stretches = Vec::new();
-        view.stretches(start..end, Keep::Yes, &mut stretches)?;
         let run = view.load(table, &(start..end), Keep::Yes)?;
+        if !geometry.extended_l2() {
+            let entry = Entries::new(&self.image, &run).standard_at(start)?;
+            let bitmap = SubclusterBitmap::default();
+            return Ok(ExtendedL2Entry { entry, bitmap });
+        }
+        // What is wrong with the entry is found here.
+        view.stretches(start..end, Keep::Yes, &mut Vec::new())?;
         let within = (start - run.guest) / cluster_size * geometry.l2_entry_size();
         let word = |at: u64| {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
@@ -69,10 +73,7 @@ impl State {
         };
         Ok(ExtendedL2Entry {
             entry: L2Entry(word(within)),
-            bitmap: SubclusterBitmap(match geometry.extended_l2() {
-                true => word(within + 8),
-                false => 0,
-            }),
+            bitmap: SubclusterBitmap(word(within + 8)),
         })
     }
 
@@ -128,15 +129,16 @@ impl State {
     /// Changes an entry in memory.
     pub(super) fn set_entry(&mut self, place: Place, entry: ExtendedL2Entry) {
         let extended = self.image.geometry().extended_l2();
-        let mut bytes = Vec::with_capacity(16);
-        match extended {
-            true => entry.encode(&mut bytes),
-            false => entry.entry.encode(&mut bytes),
-        }
         let slice = self.l2.get_mut(place.slice);
-        let room = slice.and_then(|slice| slice.get_mut(place.within..)?.get_mut(..bytes.len()));
-        if let Some(room) = room {
-            room.copy_from_slice(&bytes);
+        let Some(bytes) = slice.and_then(|slice| slice.get_mut(place.within..)) else {
+            return;
+        };
+        let mut words = bytes.as_chunks_mut::<8>().0.iter_mut();
+        if let Some(word) = words.next() {
+            *word = entry.entry.0.to_be_bytes();
+        }
+        if let Some(word) = words.next().filter(|_| extended) {
+            *word = entry.bitmap.0.to_be_bytes();
         }
     }
 
