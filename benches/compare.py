@@ -10,9 +10,13 @@ import tempfile
 
 import data
 import images
+import random_io
 
 TIB = 1 << 40
 DENSITIES = ['0', '0.01c', '1r', '50r', '100']
+# A row is worse than its peer if it is by more than this: medians of one and the same
+# command differ by about as much.
+MARGINS = {'cpu': 1.05, 'wall': 1.05, 'rss': 1.03}
 
 # name -> (arguments, whether it writes); aim from the project's goals
 COMMANDS = {
@@ -32,10 +36,12 @@ class Bench:
         self.folder = folder
         self.rows = []
 
-    def measure(self, command, copy=None, runs=None):
+    def measure(self, command, copy=None, runs=None, stdin=None):
         head = [self.args.measure, str(runs or self.args.runs)]
         if copy:
             head += ['--copy', *copy]
+        if stdin:
+            head += ['--stdin', stdin]
         p = subprocess.run([*head, '--', *command], capture_output=True,
                            text=True)
         if p.returncode:
@@ -76,7 +82,16 @@ class Bench:
 
 
 def ratio(ours, theirs, key):
-    return '%.3f' % (ours[key] / theirs[key]) if theirs[key] else '-'
+    return '%.3f' % (ours[key] / theirs[key]) if theirs.get(key) else '-'
+
+
+def worse(rows, key):
+    """The rows in which ours is worse by more than the margin."""
+    return ['%s: %s' % (what, ratio(ours, theirs, key))
+            for what, ours, theirs in rows
+            if 'error' not in ours and 'error' not in theirs
+            and key in ours and key in theirs
+            and ours[key] > theirs[key] * MARGINS[key]]
 
 
 def row(what, ours, theirs):
@@ -85,17 +100,35 @@ def row(what, ours, theirs):
             return '| %s | %s: %s |' % (what, side, r['error'])
 
     def cell(r):
-        return '%.2f / %.2f / %.1f' % (r['wall'] * 1e3, r['cpu'] * 1e3,
-                                       r['rss'] / (1 << 20))
+        memory = '%.1f' % (r['rss'] / (1 << 20)) if 'rss' in r else '-'
+        return '%.2f / %.2f / %s' % (r['wall'] * 1e3, r['cpu'] * 1e3, memory)
     return '| %s | %s | %s | %s | %s | %s |' % (
         what, cell(ours), cell(theirs), ratio(ours, theirs, 'wall'),
         ratio(ours, theirs, 'cpu'), ratio(ours, theirs, 'rss'))
+
+
+def verdict(rows):
+    """Names what is worse than its peer; 1 if anything is."""
+    lists = [('slower in CPU time', worse(rows, 'cpu')),
+             ('slower in wall time', worse(rows, 'wall')),
+             ('with more peak memory', worse(rows, 'rss')),
+             ('failed', [what for what, ours, theirs in rows
+                         if 'error' in ours or 'error' in theirs])]
+    print('\n%d rows; worse is by more than %s' % (len(rows), ', '.join(
+        '%.0f %% %s' % ((margin - 1) * 100, key)
+        for key, margin in MARGINS.items())))
+    for what, names in lists:
+        print('%d %s%s' % (len(names), what,
+                           ''.join('\n  ' + name for name in names)))
+    return 1 if any(names for _, names in lists) else 0
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--qimg', required=True)
     parser.add_argument('--measure', required=True)
+    parser.add_argument('--random-io', required=True)
+    parser.add_argument('--peers', help='the program of benches/peers')
     parser.add_argument('--runs', type=int, default=5)
     parser.add_argument('--dump-runs', type=int, default=3)
     parser.add_argument('--sizes', default='1,16', help='TiB')
@@ -110,6 +143,9 @@ def main():
     try:
         bench = Bench(args, folder)
         only = [o for o in args.only.split(',') if o]
+
+        def wanted(name):
+            return not only or name in only
         version = subprocess.run(['qemu-img', '--version'], text=True,
                                  capture_output=True).stdout.split('\n')[0]
         print('peer: %s; median of %d runs; images in %s\n' % (
@@ -137,17 +173,11 @@ def main():
                     disk >> 30, 'scattered' if scattered else 'sequential'),
                     ['check', '{image}'], image, False)
         data.rows(bench, folder, only)
-        if (not only or 'dump' in only) and shutil.which('nbdinfo'):
+        random_io.rows(bench, folder, wanted)
+        random_io.peers(bench, wanted)
+        if wanted('dump') and shutil.which('nbdinfo'):
             bench.dump('50r')
-        slower = [what for what, ours, theirs in bench.rows
-                  if 'error' not in ours and 'error' not in theirs
-                  and ours['cpu'] > theirs['cpu']]
-        failed = [what for what, ours, theirs in bench.rows
-                  if 'error' in ours or 'error' in theirs]
-        print('\n%d rows, %d slower in CPU, %d failed%s' % (
-            len(bench.rows), len(slower), len(failed),
-            ''.join('\n  ' + w for w in slower + failed)))
-        sys.exit(1 if slower or failed else 0)
+        sys.exit(verdict(bench.rows))
     finally:
         if not args.folder:
             shutil.rmtree(folder, ignore_errors=True)

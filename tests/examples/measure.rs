@@ -2,13 +2,14 @@
 //! uses it.
 //!
 //! ```text
-//! measure RUNS [--copy FROM TO] -- COMMAND [ARG]...
+//! measure RUNS [--copy FROM TO] [--stdin FILE] -- COMMAND [ARG]...
 //! {"wall":seconds,"cpu":seconds,"rss":bytes}
 //! ```
 //!
-//! The command's output goes nowhere; with `--copy`, TO is made afresh from FROM before
-//! each run, and not measured. `rss` is the largest of all runs. It is a program of its own because a process's peak
-//! memory begins with that of whoever started it, and this one is small.
+//! The command's output goes nowhere; its input is empty, or FILE. With `--copy`, TO is made
+//! afresh from FROM before each run, and not measured. `rss` is the largest of all runs. It
+//! is a program of its own because a process's peak memory begins with that of whoever
+//! started it, and this one is small.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,13 +32,17 @@ use nix::sys::{
 fn main() {
     let mut args = env::args().skip(1);
     let runs: usize = args.next().expect("RUNS").parse().expect("RUNS");
-    let mut copy = None;
-    let mut word = args.next().expect("--");
-    if word == "--copy" {
-        copy = Some((args.next().expect("FROM"), args.next().expect("TO")));
-        word = args.next().expect("--");
+    let (mut copy, mut input) = (None, None);
+    loop {
+        match args.next().expect("--").as_str() {
+            "--copy" => copy = Some((args.next().expect("FROM"), args.next().expect("TO"))),
+            "--stdin" => input = Some(args.next().expect("FILE")),
+            word => {
+                assert_eq!(word, "--");
+                break;
+            }
+        }
     }
-    assert_eq!(word, "--");
     let command: Vec<String> = args.collect();
 
     let (mut walls, mut cpus) = (Vec::new(), Vec::new());
@@ -46,11 +51,15 @@ fn main() {
         if let Some((from, to)) = &copy {
             fs::copy(from, to).expect("copy");
         }
+        let stdin = match &input {
+            Some(file) => fs::File::open(file).expect("the input").into(),
+            None => Stdio::null(),
+        };
         let before = cpu(&children());
         let start = Instant::now();
         let status = Command::new(&command[0])
             .args(&command[1..])
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .status()
             .expect("the command starts");

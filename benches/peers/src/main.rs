@@ -1,6 +1,7 @@
 //! Random 4 KiB reads and writes of a qcow2 image through this library, imago and
 //! qcow2-rs: `peers [--only reads,threads,allocated,empty] [--libraries qimg,imago,pread]
-//! [IMAGE [COUNT [SEED]]]`. Without an image, or for `-`, one is made. See README.md.
+//! [--json] [IMAGE [COUNT [SEED]]]`. Without an image, or for `-`, one is made. See
+//! README.md.
 #![allow(missing_docs, reason = "a tool of the benches")]
 
 mod images;
@@ -13,7 +14,7 @@ use qcow2::{OpenOptions, disk::Disk};
 
 use crate::{
     images::{Random, Sum},
-    measure::{ROUNDS, Times, print, time},
+    measure::{ROUNDS, Times, print, print_json, time},
     peers::{BYTES, PEERS, Pattern, Peer, Result},
 };
 
@@ -26,11 +27,15 @@ struct Bench {
     random: Random,
     count: u64,
     left_out: Vec<&'static str>,
+    /// Results are for programs.
+    json: bool,
 }
 
 fn main() -> Result<()> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let (only, libraries) = (list(&mut args, "--only")?, list(&mut args, "--libraries")?);
+    let json = args.iter().position(|arg| arg == "--json");
+    json.map(|at| args.remove(at));
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |arg| arg.parse());
     let memory = Path::new("/dev/shm");
     let mut bench = Bench {
@@ -41,6 +46,7 @@ fn main() -> Result<()> {
         random: Random(number(2, 1)?.max(1)),
         count: number(1, 100_000)?,
         left_out: Vec::new(),
+        json: json.is_some(),
     };
     if let Some(libraries) = libraries {
         let named = |name: &str| libraries.iter().any(|one| name.contains(one.as_str()));
@@ -118,7 +124,7 @@ impl Bench {
                     std::hint::black_box(bytes);
                 })
             })?;
-            print(
+            self.print(
                 &format!("{} reads of {BYTES} bytes", offsets.len()),
                 offsets.len(),
                 &times,
@@ -127,8 +133,11 @@ impl Bench {
         if at_once {
             let shares: Vec<&[u64]> = offsets.chunks(offsets.len().div_ceil(THREADS)).collect();
             let times = by_turns(&opened, |peer| peer.read_at_once(&shares))?;
-            let title = format!("the same reads by {THREADS} threads at once");
-            print(&title, offsets.len(), &times);
+            self.print(
+                &format!("the same reads by {THREADS} threads at once"),
+                offsets.len(),
+                &times,
+            );
         }
         Ok(())
     }
@@ -173,7 +182,7 @@ impl Bench {
             }
         }
         let title = format!("{count} writes of {BYTES} bytes {what}, and a flush");
-        print(&title, offsets.len(), &times);
+        self.print(&title, offsets.len(), &times);
         told.sort_unstable();
         told.dedup();
         println!(
@@ -183,8 +192,15 @@ impl Bench {
         Ok(())
     }
 
+    fn print(&self, title: &str, count: usize, times: &[Times]) {
+        match self.json {
+            true => print_json(title, times),
+            false => print(title, count, times),
+        }
+    }
+
     fn leave_out(&mut self, name: &'static str, error: &dyn std::error::Error) {
-        println!("{name}: left out: {error}");
+        eprintln!("{name}: left out: {error}");
         self.left_out.push(name);
     }
 }

@@ -29,23 +29,45 @@ fn cpu() -> Result<f64> {
     Ok(time.num_microseconds() as f64 / 1e6)
 }
 
-/// Prints the medians per request, a line for each library that has any.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The libraries that were measured, with the medians of their wall and CPU times.
+fn medians(times: &[Times]) -> impl Iterator<Item = (&'static str, f64, f64)> {
+    let measured = PEERS
+        .iter()
+        .zip(times)
+        .filter(|(_, times)| !times.is_empty());
+    measured.map(|((name, _), times)| {
+        let wall = median(times.iter().map(|time| time.0));
+        (*name, wall, median(times.iter().map(|time| time.1)))
+    })
+}
+
+/// Prints the medians per request, a line for each library.
 pub fn print(title: &str, count: usize, times: &[Times]) {
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2] * 1e6 / count as f64
-    };
     println!("\n{title}; medians of {ROUNDS} runs, µs per request; ratios to the first\n");
     println!("| library | wall | CPU | ratio, wall | ratio, CPU |\n|---|---|---|---|---|");
+    let each = 1e6 / count as f64;
     let mut first = None;
-    for ((name, _), times) in PEERS.iter().zip(times) {
-        if times.is_empty() {
-            continue;
-        }
-        let wall = median(times.iter().map(|time| time.0).collect());
-        let cpu = median(times.iter().map(|time| time.1).collect());
+    for (name, wall, cpu) in medians(times) {
         let (wall1, cpu1) = *first.get_or_insert((wall, cpu));
-        let (of_wall, of_cpu) = (wall / wall1, cpu / cpu1);
-        println!("| {name} | {wall:.2} | {cpu:.2} | {of_wall:.2} | {of_cpu:.2} |");
+        println!(
+            "| {name} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            wall * each,
+            cpu * each,
+            wall / wall1,
+            cpu / cpu1
+        );
+    }
+}
+
+/// Prints the medians of all requests in seconds, a JSON object for each library.
+pub fn print_json(title: &str, times: &[Times]) {
+    for (name, wall, cpu) in medians(times) {
+        println!(r#"{{"title":"{title}","library":"{name}","wall":{wall:.6},"cpu":{cpu:.6}}}"#);
     }
 }
