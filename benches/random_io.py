@@ -86,7 +86,8 @@ def peers(bench, wanted):
         return
     run = subprocess.run([bench.args.peers, '--json', '-', '50000'],
                          capture_output=True, text=True)
-    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    rows = [json.loads(line) for line in run.stdout.splitlines()
+            if line.startswith('{')]
     ours = None
     for row in rows:
         if ours is None or row['title'] != ours['title']:

@@ -185,10 +185,12 @@ impl Bench {
         self.print(&title, offsets.len(), &times);
         told.sort_unstable();
         told.dedup();
-        println!(
-            "\nthe disks are the same after each run; {}",
-            told.join(", ")
-        );
+        if !self.json {
+            println!(
+                "\nthe disks are the same after each run; {}",
+                told.join(", ")
+            );
+        }
         Ok(())
     }
 
