@@ -3,6 +3,7 @@
 mod dirty;
 mod entries;
 mod hostile;
+mod stored_at;
 
 use super::{
     create::{CreateOptions, Preallocation, create_in},
