@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::{plan::Zeros, sink::Sink};
+use super::{
+    plan::Zeros,
+    sink::{COMPRESSED_PIECE, Sink},
+};
 use crate::{
     Result,
     image::{GuestWriter, Pieces, build::Unit},
@@ -23,6 +26,10 @@ impl<'a> PackSink<'a> {
 
 impl Sink for PackSink<'_> {
     type Ready = Pieces;
+
+    fn piece(&self) -> u64 {
+        COMPRESSED_PIECE
+    }
 
     fn unit(&self) -> u64 {
         self.writer.cluster_size()

@@ -13,7 +13,7 @@ use crate::{
 /// reading and writing, many enough for the threads to wake each other seldom.
 const PIECE: u64 = 1 << 20;
 /// Bytes of a piece that is compressed.
-const COMPRESSED_PIECE: u64 = 256 << 10;
+pub(super) const COMPRESSED_PIECE: u64 = 256 << 10;
 /// Bytes of a part of a disk that is written or not, where everything is.
 const UNIT: u64 = 64 << 10;
 /// Where pieces may begin on a disk that is written in place.
