@@ -6,10 +6,10 @@
     reason = "tests"
 )]
 
-use std::ops::Range;
+use std::{ops::Range, thread};
 
 use hbitmap::{Chunk, Granularity, HBitmap};
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 
 /// A bitmap as nobody would build it.
 #[derive(Clone, Debug)]
@@ -314,27 +314,50 @@ fn compare_part(bitmap: &HBitmap, model: &Model, range: Range<u64>, max: u64) {
     assert_eq!(bytes, model.linear()[start..start + bytes.len()]);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+/// Operations in a row, and parts that are looked at in the end: `(range, max)`.
+type Course = (u64, u32, Vec<Op>, Vec<(Range<u64>, u64)>);
 
-    /// Any sequence of operations leaves what it leaves in the model.
-    #[test]
-    fn behaves_like_booleans(
-        (len, bits, ops, parts) in (1..200_000u64, 0..12u32).prop_flat_map(|(len, bits)| (
+fn course() -> impl Strategy<Value = Course> {
+    (1..200_000_u64, 0..12_u32).prop_flat_map(|(len, bits)| {
+        (
             Just(len),
             Just(bits),
             prop::collection::vec(op(len), 1..12),
-            prop::collection::vec((range(len), 0..5000u64), 8),
-        ))
-    ) {
-        let mut bitmap = HBitmap::new(len, Granularity::from_bits(bits).unwrap()).unwrap();
-        let mut model = Model::new(len, 1 << bits);
-        for op in &ops {
-            apply(&mut bitmap, &mut model, op);
-            compare(&bitmap, &model);
-        }
-        for (range, max) in parts {
-            compare_part(&bitmap, &model, range, max);
-        }
+            prop::collection::vec((range(len), 0..5000_u64), 8),
+        )
+    })
+}
+
+fn assert_like_booleans((len, bits, ops, parts): Course) {
+    let mut bitmap = HBitmap::new(len, Granularity::from_bits(bits).unwrap()).unwrap();
+    let mut model = Model::new(len, 1 << bits);
+    for op in &ops {
+        apply(&mut bitmap, &mut model, op);
+        compare(&bitmap, &model);
     }
+    for (range, max) in parts {
+        compare_part(&bitmap, &model, range, max);
+    }
+}
+
+/// Any sequence of operations leaves what it leaves in the model.
+#[test]
+fn behaves_like_booleans() {
+    let config = ProptestConfig {
+        source_file: Some(file!()),
+        ..ProptestConfig::with_cases(100)
+    };
+    // 200 cases, on two cores.
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut runner = TestRunner::new(config.clone());
+                let run = |course| {
+                    assert_like_booleans(course);
+                    Ok(())
+                };
+                runner.run(&course(), run).unwrap();
+            });
+        }
+    });
 }

@@ -10,7 +10,12 @@
     reason = "a panic in a test is its message"
 )]
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
 
 use hbitmap::{Granularity, HBitmap};
 use qcow2::{
@@ -256,21 +261,17 @@ fn interrupted_anywhere_the_bitmaps_are_as_before_or_as_after() {
         let before = bitmaps(&start).unwrap();
         let after = bitmaps(&storage).unwrap();
         assert_ne!(before, after, "{} does nothing", action.name);
-        let mut shown = 0;
-        let mut check = |state: CrashState| {
-            states += 1;
+        let check = |number: usize, state: &CrashState| {
             let what = format!("{} {state}", action.name);
             assert_before_or_after(&what, &state.storage, &start, &before, &after);
-            if shown < SHOWN_TO_QEMU {
-                shown += 1;
+            if number < SHOWN_TO_QEMU {
                 let worse = corruptions_by_qemu(&state.storage);
                 assert!(worse.is_empty(), "{what}: {worse:#?}");
             }
         };
-        journal.kills().for_each(&mut check);
-        journal
-            .power_losses(&action.image.thoroughness())
-            .for_each(&mut check);
+        let thoroughness = action.image.thoroughness();
+        let interrupted = journal.kills().chain(journal.power_losses(&thoroughness));
+        states += on_two_cores(interrupted, check);
         // Done is done: nothing may be lost once the command has said so.
         let last = journal.operations().len();
         let end = journal.power_losses(&PowerLoss {
@@ -282,6 +283,37 @@ fn interrupted_anywhere_the_bitmaps_are_as_before_or_as_after() {
         }
     }
     assert!(states > 500, "only {states} states");
+}
+
+/// Calls `check` with each state and its number, by two threads; how many there were.
+fn on_two_cores(
+    states: impl Iterator<Item = CrashState>,
+    check: impl Fn(usize, &CrashState) + Sync,
+) -> usize {
+    let mut count = 0;
+    let (sender, receiver) = mpsc::sync_channel::<(usize, CrashState)>(1);
+    // It goes with the threads, so that nothing is sent to nobody if both panic.
+    let receiver = Arc::new(Mutex::new(receiver));
+    thread::scope(|scope| {
+        for receiver in [Arc::clone(&receiver), receiver] {
+            let check = &check;
+            scope.spawn(move || {
+                loop {
+                    let next = receiver.lock().unwrap().recv();
+                    let Ok((number, state)) = next else { break };
+                    check(number, &state);
+                }
+            });
+        }
+        for state in states {
+            if sender.send((count, state)).is_err() {
+                break;
+            }
+            count += 1;
+        }
+        drop(sender);
+    });
+    count
 }
 
 #[test]
