@@ -39,15 +39,8 @@ impl Sink for PackSink<'_> {
         self.writer.cluster_size()
     }
 
-    fn is_filled_up(&self) -> bool {
-        false
-    }
-
     fn zeros(&self) -> Zeros {
-        match self.is_zero {
-            true => Zeros::Skip,
-            false => Zeros::Make,
-        }
+        Zeros::on(self.is_zero)
     }
 
     fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Pieces) -> Result<()> {
@@ -64,11 +57,7 @@ impl Sink for PackSink<'_> {
         self.writer.pack(ready, at, bytes, &units)
     }
 
-    fn place(&self, _: &mut Pieces) -> Result<()> {
-        Ok(())
-    }
-
-    fn store(&self, bytes: &[u8], pieces: &Pieces) -> Result<()> {
+    fn store(&self, bytes: &[u8], pieces: &mut Pieces) -> Result<()> {
         self.writer.store_packed(bytes, pieces)
     }
 

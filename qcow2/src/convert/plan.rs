@@ -22,6 +22,16 @@ pub(super) enum Zeros {
     Store,
 }
 
+impl Zeros {
+    /// On a disk that is there, which reads as zeros or as anything.
+    pub(super) const fn on(is_zero: bool) -> Self {
+        match is_zero {
+            true => Self::Skip,
+            false => Self::Make,
+        }
+    }
+}
+
 /// What is to be done about a part of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {

@@ -21,8 +21,7 @@ const ALIGN: u64 = 4096;
 /// Clusters of zeros that are entered at once.
 const ZEROS: u64 = 8192;
 
-/// A target. Any thread prepares pieces; one places and stores them, in the order of the
-/// disk.
+/// A target. Any thread prepares pieces; one stores them, in the order of the disk.
 pub(super) trait Sink: Sync {
     /// A piece on its way; its memory serves for the next one.
     type Ready: Default + Send;
@@ -44,7 +43,9 @@ pub(super) trait Sink: Sync {
     fn align(&self) -> u64;
 
     /// Whether the bytes of a piece are to be filled up to a multiple of `align`.
-    fn is_filled_up(&self) -> bool;
+    fn is_filled_up(&self) -> bool {
+        false
+    }
 
     /// What is done about zeros.
     fn zeros(&self) -> Zeros;
@@ -53,11 +54,8 @@ pub(super) trait Sink: Sync {
     fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Self::Ready)
     -> Result<()>;
 
-    /// Gives it its place.
-    fn place(&self, ready: &mut Self::Ready) -> Result<()>;
-
-    /// Writes it.
-    fn store(&self, bytes: &[u8], ready: &Self::Ready) -> Result<()>;
+    /// Gives it its place, and writes it.
+    fn store(&self, bytes: &[u8], ready: &mut Self::Ready) -> Result<()>;
 
     /// Makes zeros.
     fn zero(&self, range: &Range<u64>) -> Result<()>;
@@ -116,11 +114,8 @@ impl Sink for BuildSink<'_> {
         self.builder.prepare_in(ready, at, bytes, units)
     }
 
-    fn place(&self, ready: &mut Prepared) -> Result<()> {
-        self.builder.place(ready)
-    }
-
-    fn store(&self, bytes: &[u8], ready: &Prepared) -> Result<()> {
+    fn store(&self, bytes: &[u8], ready: &mut Prepared) -> Result<()> {
+        self.builder.place(ready)?;
         self.builder.store(bytes, ready)
     }
 
@@ -173,15 +168,8 @@ impl Sink for DiskSink<'_> {
         ALIGN
     }
 
-    fn is_filled_up(&self) -> bool {
-        false
-    }
-
     fn zeros(&self) -> Zeros {
-        match self.is_zero {
-            true => Zeros::Skip,
-            false => Zeros::Make,
-        }
+        Zeros::on(self.is_zero)
     }
 
     fn prepare(&self, at: u64, bytes: &[u8], units: &[Unit], ready: &mut Runs) -> Result<()> {
@@ -201,11 +189,7 @@ impl Sink for DiskSink<'_> {
         Ok(())
     }
 
-    fn place(&self, _: &mut Runs) -> Result<()> {
-        Ok(())
-    }
-
-    fn store(&self, bytes: &[u8], ready: &Runs) -> Result<()> {
+    fn store(&self, bytes: &[u8], ready: &mut Runs) -> Result<()> {
         for (range, what) in &ready.runs {
             let start = ready.at.saturating_add(range.start as u64);
             match what {

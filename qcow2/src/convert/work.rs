@@ -191,7 +191,6 @@ impl<S: Sink> Worker<'_, '_, '_, S> {
             return self.sink.zero(&job.range);
         }
         let Buffers { bytes, ready } = &mut job.buffers;
-        self.sink.place(ready)?;
         self.sink.store(bytes, ready)
     }
 
