@@ -92,6 +92,19 @@ def two_bitmaps(folder, disk, density):
     return path
 
 
+def counted(data, l2_tables, cluster):
+    """Clusters of an image with DATA clusters of the guest's: all, refcount blocks,
+    refcount table, L1 table."""
+    l1_clusters = -(-l2_tables * 8 // cluster)
+    blocks = table = 1
+    while True:                         # until the refcounts count themselves
+        total = 1 + table + blocks + l1_clusters + l2_tables + data
+        need = -(-total // (cluster // 2))
+        if need == blocks and -(-need * 8 // cluster) == table:
+            return total, blocks, table, l1_clusters
+        blocks, table = need, -(-need * 8 // cluster)
+
+
 def full_disk(folder, disk, scattered, cluster_bits=16):
     """Path of an image whose every guest cluster has a host cluster (a hole in the
     file), in the order of the disk or in random order."""
@@ -102,14 +115,7 @@ def full_disk(folder, disk, scattered, cluster_bits=16):
         return path
     data = disk // cluster
     l2_tables = -(-data // (cluster // 8))
-    l1_clusters = -(-l2_tables * 8 // cluster)
-    blocks = table = 1
-    while True:                         # until the refcounts count themselves
-        total = 1 + table + blocks + l1_clusters + l2_tables + data
-        need = -(-total // (cluster // 2))
-        if need == blocks and -(-need * 8 // cluster) == table:
-            break
-        blocks, table = need, -(-need * 8 // cluster)
+    total, blocks, table, l1_clusters = counted(data, l2_tables, cluster)
     blocks_at = 1 + table
     l1_at = blocks_at + blocks
     l2_at = l1_at + l1_clusters
@@ -188,14 +194,7 @@ def fragmented(folder, raw, cluster_bits):
     order = [at for piece in pieces for at in piece]
     l2_entries = cluster // 8
     l2_tables = -(-(disk // cluster) // l2_entries)
-    l1_clusters = -(-l2_tables * 8 // cluster)
-    blocks = table = 1
-    while True:                         # until the refcounts count themselves
-        total = 1 + table + blocks + l1_clusters + l2_tables + len(order)
-        need = -(-total // (cluster // 2))
-        if need == blocks and -(-need * 8 // cluster) == table:
-            break
-        blocks, table = need, -(-need * 8 // cluster)
+    total, blocks, table, l1_clusters = counted(len(order), l2_tables, cluster)
     blocks_at = 1 + table
     l1_at = blocks_at + blocks
     l2_at = l1_at + l1_clusters

@@ -82,14 +82,19 @@ fn at_once(shares: &[&[u64]], read: impl Fn(&[u64]) -> Result<()> + Sync) -> Res
     })
 }
 
+/// Reads a disk of this library's.
+fn read_each(disk: &dyn Disk, offsets: &[u64], see: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let mut bytes = vec![0; BYTES];
+    for &offset in offsets {
+        disk.read(offset, &mut bytes)?;
+        see(&bytes);
+    }
+    Ok(())
+}
+
 impl Peer for Image {
     fn read(&self, offsets: &[u64], see: &mut dyn FnMut(&[u8])) -> Result<()> {
-        let mut bytes = vec![0; BYTES];
-        for &offset in offsets {
-            Disk::read(self, offset, &mut bytes)?;
-            see(&bytes);
-        }
-        Ok(())
+        read_each(self, offsets, see)
     }
 
     fn read_at_once(&self, shares: &[&[u64]]) -> Result<()> {
@@ -103,12 +108,7 @@ impl Peer for Image {
 
 impl Peer for GuestWriter {
     fn read(&self, offsets: &[u64], see: &mut dyn FnMut(&[u8])) -> Result<()> {
-        let mut bytes = vec![0; BYTES];
-        for &offset in offsets {
-            Disk::read(self, offset, &mut bytes)?;
-            see(&bytes);
-        }
-        Ok(())
+        read_each(self, offsets, see)
     }
 
     fn read_at_once(&self, shares: &[&[u64]]) -> Result<()> {

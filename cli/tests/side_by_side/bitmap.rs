@@ -54,15 +54,7 @@ fn same(pair: &mut Pair, line: &str) {
 fn base(pair: &Pair) {
     pair.make(&["create", "-q", "-f", "qcow2", "base.qcow2", "64M"]);
     pair.make(&["bitmap", "--add", "base.qcow2", "on"]);
-    pair.make(&[
-        "bitmap",
-        "--add",
-        "--disable",
-        "-g",
-        "4k",
-        "base.qcow2",
-        "off",
-    ]);
+    pair.make_line("bitmap --add --disable -g 4k base.qcow2 off");
     pair.make(&["create", "-q", "-f", "qcow2", "other.qcow2", "64M"]);
     pair.make(&["bitmap", "--add", "-g", "1M", "other.qcow2", "on"]);
     pair.make(&["create", "-q", "-f", "qcow2", "small.qcow2", "32M"]);
@@ -129,16 +121,7 @@ fn actions_and_their_messages() {
 #[test]
 fn images_that_keep_no_bitmaps() {
     let Some(mut pair) = Pair::new() else { return };
-    pair.make(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        "compat=0.10",
-        "base.qcow2",
-        "64M",
-    ]);
+    pair.make_line("create -q -f qcow2 -o compat=0.10 base.qcow2 64M");
     same(&mut pair, "bitmap --add a new");
     same(&mut pair, "bitmap --remove a new");
     pair.make(&["create", "-q", "-f", "qcow2", "base.qcow2", "64M"]);

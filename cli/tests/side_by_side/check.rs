@@ -45,15 +45,7 @@ pub(crate) struct Places {
 pub(crate) fn image_with_data(pair: &Pair) -> Places {
     pair.make(&["create", "-q", "-f", "raw", "data.raw", "4M"]);
     fs::write(pair.work().join("data.raw"), vec![7; 3 << 20]).unwrap();
-    pair.make(&[
-        "convert",
-        "-f",
-        "raw",
-        "-O",
-        "qcow2",
-        "data.raw",
-        "data.qcow2",
-    ]);
+    pair.make_line("convert -f raw -O qcow2 data.raw data.qcow2");
     let bytes = fs::read(pair.work().join("data.qcow2")).unwrap();
     let word = |at: usize| {
         let word = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());

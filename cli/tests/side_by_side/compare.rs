@@ -49,17 +49,7 @@ fn content_that_is_the_same_or_not() {
         ]);
     }
     pair.make(&["convert", "-f", "raw", "-c", "-O", "qcow2", "a", "ac.qcow2"]);
-    pair.make(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-b",
-        "a.qcow2",
-        "-F",
-        "qcow2",
-        "over.qcow2",
-    ]);
+    pair.make_line("create -q -f qcow2 -b a.qcow2 -F qcow2 over.qcow2");
     pair.make(&["create", "-q", "-f", "qcow2", "un.qcow2", "1M"]);
     let options = "preallocation=metadata";
     pair.make(&[

@@ -10,16 +10,7 @@ use crate::{images::patch, pair::Pair};
 
 /// Has a guest write to `dirty.qcow2`, and kills its QEMU.
 fn killed(pair: &Pair) {
-    pair.make(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        "lazy_refcounts=on",
-        "dirty.qcow2",
-        "4M",
-    ]);
+    pair.make_line("create -q -f qcow2 -o lazy_refcounts=on dirty.qcow2 4M");
     let status = Command::new("qemu-io")
         .args(["-c", "write -P 7 64k 300k", "-c", "flush", "-c", "abort"])
         .arg("dirty.qcow2")

@@ -97,16 +97,7 @@ fn damaged_headers() {
 fn truncated_files() {
     let Some(mut pair) = Pair::new() else { return };
     pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
-    pair.make(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        "compat=0.10",
-        "v2.qcow2",
-        "64M",
-    ]);
+    pair.make_line("create -q -f qcow2 -o compat=0.10 v2.qcow2 64M");
     for from in ["v3.qcow2", "v2.qcow2"] {
         let whole = fs::read(pair.work().join(from)).unwrap();
         for length in [0, 3, 112, 512, 4096, 65536, 196_608] {
@@ -136,16 +127,7 @@ fn header_extensions() {
     const DATA_FILE: u32 = 0x4441_5441;
     let Some(mut pair) = Pair::new() else { return };
     pair.make(&["create", "-q", "-f", "qcow2", "v3.qcow2", "64M"]);
-    pair.make(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        "compat=0.10",
-        "v2.qcow2",
-        "64M",
-    ]);
+    pair.make_line("create -q -f qcow2 -o compat=0.10 v2.qcow2 64M");
     let mut named = [0, 9].to_vec();
     named.extend(b"my feature");
     named.resize(48, 0);

@@ -61,6 +61,11 @@ impl Pair {
         assert_eq!(made.code, Some(0), "qemu-img {words:?}: {}", made.stderr);
     }
 
+    /// [`Pair::make`], for a command line in which spaces separate the words.
+    pub(crate) fn make_line(&self, line: &str) {
+        self.make(&line.split_whitespace().collect::<Vec<_>>());
+    }
+
     /// Runs the real qemu-img.
     pub(crate) fn qemu(&self, words: &[impl AsRef<OsStr>]) -> Outcome {
         run(&self.qemu_img, &self.work(), words)

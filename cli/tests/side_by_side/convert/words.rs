@@ -123,16 +123,7 @@ fn words_and_exit_codes() {
         raw(&pair, "zeros", &vec![0; 2 * MIB]);
         raw(&pair, "small", &[0; 1024]);
         pair.make(&["create", "-q", "-f", "qcow2", "there.qcow2", "2M"]);
-        pair.make(&[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "data_file=outside",
-            "outside.qcow2",
-            "2M",
-        ]);
+        pair.make_line("create -q -f qcow2 -o data_file=outside outside.qcow2 2M");
         pair.same_line(&format!("convert {line}"));
     }
     pair.finish();
